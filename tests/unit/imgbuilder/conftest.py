@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from imgbuilder.events import Event
 from imgbuilder.services import Services, Settings
-from tests.fakes.commands import use_appliances
+from tests.fakes.commands import Command, Ran, use_appliances
 from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.template import Site, TinyAppliances, make_site
 
@@ -41,6 +43,16 @@ def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
     made = TinyAppliances()
     use_appliances(monkeypatch, made)
     return made
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def pybuilder(capsys: pytest.CaptureFixture[str]) -> Command:
+    return partial(Ran, capsys)
 
 
 @pytest.fixture

@@ -94,9 +94,8 @@ def test_examples_pass_the_type_checker(tmp_path: Path) -> None:
 
 
 def test_a_service_may_be_replaced_and_events_are_told(
-    site: Site, capsys: pytest.CaptureFixture[str]
+    events: list[Event], site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    events: list[Event] = []
     appliances = TinyAppliances()
     builder = Builder(on_event=events.append, services=Services(Settings(), open_appliance=appliances))
     assert [entry.os_version for entry in builder.templates()] == ["tiny"]

@@ -103,8 +103,7 @@ def test_reset_in_the_body(cache: TemplateCache, kept: int) -> None:
 
 @pytest.mark.row("D2")
 @pytest.mark.parametrize("kept", [0, 1, HALF, SIZE - 1])
-def test_short_body_is_continued(cache: TemplateCache, kept: int) -> None:
-    events: list[Event] = []
+def test_short_body_is_continued(events: list[Event], cache: TemplateCache, kept: int) -> None:
     with FaultServer([honest(BODY, upto=kept)], [honest(BODY)]) as server:
         assert get(cache, server, events=events) == BODY
     assert asked(server) == [None, kept or None]
@@ -382,8 +381,7 @@ def once() -> RequestsFetcher:
     return RequestsFetcher(Limits(timeout=10, backoff=0.0, resumes=0, retries=0), sleep=lambda _seconds: None)
 
 
-def test_a_mirror_continues_what_another_began(cache: TemplateCache) -> None:
-    events: list[Event] = []
+def test_a_mirror_continues_what_another_began(events: list[Event], cache: TemplateCache) -> None:
     with (
         FaultServer([honest(BODY, upto=HALF)]) as first,
         FaultServer([answer(b"", status="404 No")]) as second,

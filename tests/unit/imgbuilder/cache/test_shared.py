@@ -29,9 +29,8 @@ def state(root: Path) -> list[tuple[str, int]]:
     return sorted((str(path), path.lstat().st_mtime_ns) for path in root.rglob("*"))
 
 
-def test_a_template_is_taken_from_a_shared_cache(shared: Path, tmp_path: Path) -> None:
+def test_a_template_is_taken_from_a_shared_cache(events: list[Event], shared: Path, tmp_path: Path) -> None:
     before, fetcher = state(shared), FakeFetcher()
-    events: list[Event] = []
     with TemplateCache(tmp_path / "own", shared=[tmp_path / "missing", shared]) as cache:
         assert cache.is_cached(ENTRY)
         cache.open()

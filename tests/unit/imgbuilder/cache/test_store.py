@@ -35,9 +35,8 @@ def files(root: Path) -> set[str]:
     return {name for name in found if not name.startswith("lock")}
 
 
-def test_template_is_downloaded_once(cache: TemplateCache, root: Path) -> None:
+def test_template_is_downloaded_once(events: list[Event], cache: TemplateCache, root: Path) -> None:
     fetcher = FakeFetcher()
-    events: list[Event] = []
     path = cache.get_template(selection(), fetcher, events.append)
     assert path == root / "templates" / SHA
     assert path.read_bytes() == PACKED
@@ -126,9 +125,8 @@ DAMAGES = ["flip-start", "flip-middle", "flip-end", "truncated", "extended", "em
 
 @pytest.mark.row("C12", "T17")
 @pytest.mark.parametrize("how", DAMAGES)
-def test_damaged_template_is_fetched_again(cache: TemplateCache, how: str) -> None:
+def test_damaged_template_is_fetched_again(events: list[Event], cache: TemplateCache, how: str) -> None:
     fetcher = FakeFetcher()
-    events: list[Event] = []
     path = cache.get_template(selection(), fetcher)
     damage(path, how)
     cache.get_template(selection(), fetcher, events.append)
@@ -237,9 +235,8 @@ def test_a_record_that_is_a_link_is_not_read(cache: TemplateCache, tmp_path: Pat
 
 
 @needs_xz
-def test_disk_is_unpacked_once(cache: TemplateCache, root: Path) -> None:
+def test_disk_is_unpacked_once(events: list[Event], cache: TemplateCache, root: Path) -> None:
     fetcher = FakeFetcher()
-    events: list[Event] = []
     path = cache.get_disk(selection(), fetcher, events.append)
     assert path == root / "disks" / f"{SHA}.raw"
     assert path.read_bytes() == DISK
@@ -418,13 +415,12 @@ def below_a_file(root: Path) -> None:
     "make",
     [a_file, world_writable, someone_else_s, subfolder_is_a_link, lock_is_a_link, below_a_file],
 )
-def test_unusable_cache_means_a_warning_and_none(tmp_path: Path, make: Any) -> None:
+def test_unusable_cache_means_a_warning_and_none(events: list[Event], tmp_path: Path, make: Any) -> None:
     if make is someone_else_s and os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     root, scratch = tmp_path / "cache", tmp_path / "scratch"
     scratch.mkdir()
     make(root)
-    events: list[Event] = []
     with open_cache(root, scratch, events.append) as cache:
         assert cache.private
         assert cache.root.parent == scratch
@@ -541,9 +537,8 @@ def test_delete_follows_no_link(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.row("C17")
-def test_delete_waits_for_builds(cache: TemplateCache, root: Path) -> None:
+def test_delete_waits_for_builds(events: list[Event], cache: TemplateCache, root: Path) -> None:
     path = cache.get_template(selection(), FakeFetcher())
-    events: list[Event] = []
     with pytest.raises(WorkspaceError, match="in use"):
         TemplateCache(root).delete(events.append, limit=0)
     assert any(isinstance(event, Notice) and "waiting" in event.text for event in events)

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -27,6 +29,7 @@ DISK = b"start" + bytes(MIB) + os.urandom(100_000)
 DISK = DISK.ljust(SIZE - 3, b"\0") + b"end"
 
 pytestmark = pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed")
+needs_zstd = pytest.mark.skipif(shutil.which("zstd") is None, reason="the program zstd is not installed")
 
 
 def entry(size: int = SIZE, image_format: str | None = "raw") -> Entry:
@@ -57,9 +60,17 @@ def xz(data: bytes, check: int = lzma.CHECK_CRC64) -> bytes:
     return lzma.compress(data, check=check, preset=0)
 
 
-def test_xz_becomes_a_sparse_disk(tmp_path: Path) -> None:
-    events: list[Event] = []
-    image = run(tmp_path, xz(DISK), events=events)
+def zstd(data: bytes, *options: str) -> bytes:
+    return subprocess.run(["zstd", "-q", "-c", *options], input=data, capture_output=True, check=True).stdout
+
+
+Pack = Callable[[bytes], bytes]
+PACKED = [xz, pytest.param(zstd, marks=needs_zstd)]
+
+
+@pytest.mark.parametrize("pack", PACKED)
+def test_a_template_becomes_a_sparse_disk(events: list[Event], tmp_path: Path, pack: Pack) -> None:
+    image = run(tmp_path, pack(DISK), events=events)
     assert image.read_bytes() == DISK
     assert disk_usage(image) <= 4 * 65536 + 100_000
     assert events[-2:] == [Progress("Unpacking x", SIZE, SIZE), ProgressEnd()]
@@ -89,16 +100,21 @@ def test_junk_after_the_stream(tmp_path: Path, tail: bytes) -> None:
 
 
 @pytest.mark.row("X1")
-def test_truncated(tmp_path: Path) -> None:
-    packed = xz(DISK)
-    for cut in (6, 7, 12, *range(1024, len(packed), 1024), *range(len(packed) - 32, len(packed))):
+@pytest.mark.parametrize("pack", PACKED)
+def test_truncated(tmp_path: Path, pack: Pack) -> None:
+    packed = pack(DISK)
+    for cut in (4, 5, 6, 7, 8, 12, *range(1024, len(packed), 1024), *range(len(packed) - 32, len(packed))):
         refused(tmp_path, packed[:cut])
 
 
 @pytest.mark.row("X2")
-def test_one_bit_flipped(tmp_path: Path) -> None:
-    packed = xz(DISK)
-    for position in (7, 9, 14, 50_000, len(packed) - 20, len(packed) - 8, len(packed) - 1):
+@pytest.mark.parametrize(
+    ("pack", "positions"),
+    [(xz, (7, 9, 14, 50_000, -20, -8, -1)), pytest.param(zstd, (4, 50_000, -20, -2), marks=needs_zstd)],
+)
+def test_one_bit_flipped(tmp_path: Path, pack: Pack, positions: tuple[int, ...]) -> None:
+    packed = pack(DISK)
+    for position in positions:
         flipped = bytearray(packed)
         flipped[position] ^= 4
         refused(tmp_path, bytes(flipped))
@@ -106,25 +122,24 @@ def test_one_bit_flipped(tmp_path: Path) -> None:
 
 @pytest.mark.row("X3")
 @pytest.mark.parametrize("extra", [1, 512, 9 * SIZE])
-@pytest.mark.parametrize("pack", [xz, bytes], ids=["xz", "plain"])
-def test_longer_than_promised(tmp_path: Path, extra: int, pack: object) -> None:
-    assert callable(pack)
+@pytest.mark.parametrize("pack", [*PACKED, bytes])
+def test_longer_than_promised(tmp_path: Path, extra: int, pack: Pack) -> None:
     assert "larger" in refused(tmp_path, pack(DISK + bytes(extra)))
+    assert "larger" in refused(tmp_path, pack(DISK) + pack(bytes(extra)))
 
 
 @pytest.mark.row("X3")
-def test_bomb_is_stopped_at_the_promised_size(tmp_path: Path) -> None:
-    events: list[Event] = []
+@pytest.mark.parametrize("pack", PACKED)
+def test_bomb_is_stopped_at_the_promised_size(events: list[Event], tmp_path: Path, pack: Pack) -> None:
     with pytest.raises(RepositoryError, match="larger"):
-        run(tmp_path, xz(bytes(200 * MIB)), events=events)
+        run(tmp_path, pack(bytes(200 * MIB)), events=events)
     assert max(event.done for event in events if isinstance(event, Progress)) <= SIZE
 
 
 @pytest.mark.row("X4")
-@pytest.mark.parametrize("pack", [xz, bytes], ids=["xz", "plain"])
+@pytest.mark.parametrize("pack", [*PACKED, bytes])
 @pytest.mark.parametrize("length", [512, SIZE - 1])
-def test_shorter_than_promised(tmp_path: Path, length: int, pack: object) -> None:
-    assert callable(pack)
+def test_shorter_than_promised(tmp_path: Path, length: int, pack: Pack) -> None:
     assert f"{length} bytes" in refused(tmp_path, pack(DISK[:length]))
 
 
@@ -136,14 +151,8 @@ def test_dictionary_that_needs_too_much_memory(tmp_path: Path) -> None:
     assert packed[14:16] == b"\x21\x01"
     packed[16] = 37  # 1.5 GiB
     end = 12 + (packed[12] + 1) * 4
-    packed[end - 4 : end] = zlib_crc32(packed[12 : end - 4])
+    packed[end - 4 : end] = zlib.crc32(packed[12 : end - 4]).to_bytes(4, "little")
     assert "memory" in refused(tmp_path, bytes(packed)).lower()
-
-
-def zlib_crc32(data: bytes | bytearray) -> bytes:
-    import zlib
-
-    return zlib.crc32(data).to_bytes(4, "little")
 
 
 def tar() -> bytes:
@@ -176,12 +185,10 @@ def test_unsupported_kinds_are_named(tmp_path: Path, packed: bytes, name: str) -
 
 
 @pytest.mark.row("X9")
+@needs_zstd
 def test_zstd_named_xz_is_unpacked_as_what_it_is(tmp_path: Path) -> None:
-    if shutil.which("zstd") is None:
-        pytest.skip("X9: zstd is not installed")
-    packed = subprocess.run(["zstd", "-q", "-c"], input=DISK, capture_output=True, check=True).stdout
     assert entry().file == "x.xz"
-    assert run(tmp_path, packed).read_bytes() == DISK
+    assert run(tmp_path, zstd(DISK)).read_bytes() == DISK
 
 
 @pytest.mark.row("X10")
@@ -243,11 +250,17 @@ def test_links_are_not_written_through(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_missing_xz_is_not_the_publisher_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("pack", "package"), [(xz, "xz-utils"), pytest.param(zstd, "zstd", marks=needs_zstd)]
+)
+def test_a_missing_program_is_not_the_publisher_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Pack, package: str
+) -> None:
+    packed = pack(DISK)
     monkeypatch.setattr(process, "find_program", lambda _name: None)
     with pytest.raises(ToolError) as caught:
-        run(tmp_path, xz(DISK))
-    assert "xz-utils" in (caught.value.hint or "")
+        run(tmp_path, packed)
+    assert package in (caught.value.hint or "")
     assert not (tmp_path / "image").exists()
 
 

@@ -6,7 +6,6 @@ import gzip
 import io
 import lzma
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,53 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgbuilder.cache import unpack
 from imgbuilder.cache.unpack import FrameError, check_frames
-from imgbuilder.errors import RepositoryError, ToolError
-from imgbuilder.events import Event, Progress, ProgressEnd
-from imgbuilder.host import process
-from imgbuilder.host.sparse import disk_usage
-from imgindex.model import Entry
+from tests.unit.imgbuilder.cache.test_unpack import DISK, MIB, needs_zstd, refused, run, zstd
 
-MIB = 1 << 20
-SIZE = 3 * MIB + 512
-DISK = (b"start" + bytes(MIB) + os.urandom(100_000)).ljust(SIZE - 3, b"\0") + b"end"
-ENTRY = Entry("x", "x.zst", "x86_64", SIZE, format="raw")
 EMPTY = b"\x28\xb5\x2f\xfd\x24\x00\x01\x00\x00\x99\xe9\xd8\x51"
 """A frame of nothing, as ``zstd`` makes it."""
 SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
 
-pytestmark = pytest.mark.skipif(shutil.which("zstd") is None, reason="the program zstd is not installed")
-
-
-def zstd(data: bytes, *options: str) -> bytes:
-    return subprocess.run(["zstd", "-q", "-c", *options], input=data, capture_output=True, check=True).stdout
-
-
-def run(tmp_path: Path, packed: bytes, events: list[Event] | None = None) -> Path:
-    source, image = tmp_path / "source", tmp_path / "image"
-    source.write_bytes(packed)
-    with source.open("rb", buffering=0) as file:
-        file.read(100)  # its position does not matter
-        on_event = events.append if events is not None else (lambda _event: None)
-        unpack.unpack(file, image, ENTRY, on_event, where="x of s")
-    return image
-
-
-def refused(tmp_path: Path, packed: bytes) -> str:
-    with pytest.raises(RepositoryError) as caught:
-        run(tmp_path, packed)
-    assert "x of s" in caught.value.message
-    assert not (tmp_path / "image").exists()
-    return caught.value.message
-
-
-def test_zstd_becomes_a_sparse_disk(tmp_path: Path) -> None:
-    events: list[Event] = []
-    image = run(tmp_path, zstd(DISK), events)
-    assert image.read_bytes() == DISK
-    assert disk_usage(image) <= 4 * 65536 + 100_000
-    assert events[-2:] == [Progress("Unpacking x", SIZE, SIZE), ProgressEnd()]
+pytestmark = needs_zstd
 
 
 @pytest.mark.row("X7")
@@ -85,43 +45,6 @@ def test_junk_after_the_frames(tmp_path: Path, tail: bytes) -> None:
     assert "damaged although its digest is right" in refused(tmp_path, zstd(DISK) + tail)
 
 
-@pytest.mark.row("X1")
-def test_truncated(tmp_path: Path) -> None:
-    packed = zstd(DISK)
-    for cut in (4, 5, 8, *range(1024, len(packed), 1024), *range(len(packed) - 32, len(packed))):
-        refused(tmp_path, packed[:cut])
-
-
-@pytest.mark.row("X2")
-def test_one_bit_flipped(tmp_path: Path) -> None:
-    packed = zstd(DISK)
-    for position in (4, 50_000, len(packed) - 20, len(packed) - 2):
-        flipped = bytearray(packed)
-        flipped[position] ^= 4
-        refused(tmp_path, bytes(flipped))
-
-
-@pytest.mark.row("X3")
-@pytest.mark.parametrize("extra", [1, 512, 9 * SIZE])
-def test_longer_than_promised(tmp_path: Path, extra: int) -> None:
-    assert "larger" in refused(tmp_path, zstd(DISK + bytes(extra)))
-    assert "larger" in refused(tmp_path, zstd(DISK) + zstd(bytes(extra)))
-
-
-@pytest.mark.row("X3")
-def test_bomb_is_stopped_at_the_promised_size(tmp_path: Path) -> None:
-    events: list[Event] = []
-    with pytest.raises(RepositoryError, match="larger"):
-        run(tmp_path, zstd(bytes(200 * MIB)), events)
-    assert max(event.done for event in events if isinstance(event, Progress)) <= SIZE
-
-
-@pytest.mark.row("X4")
-@pytest.mark.parametrize("length", [512, SIZE - 1])
-def test_shorter_than_promised(tmp_path: Path, length: int) -> None:
-    assert f"{length} bytes" in refused(tmp_path, zstd(DISK[:length]))
-
-
 @pytest.mark.row("X8")
 def test_window_that_needs_too_much_memory(tmp_path: Path) -> None:
     packed = zstd(DISK, "--long=31")  # of a stream of unknown size, so that the window is not cut down
@@ -139,14 +62,6 @@ def test_a_dictionary_cannot_be_had(tmp_path: Path) -> None:
     dictionary = tmp_path / "d"
     dictionary.write_bytes(os.urandom(5000))
     refused(tmp_path, zstd(DISK, "-D", str(dictionary))[:-4] + b"abcd")
-
-
-def test_missing_zstd_is_not_the_publisher_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = zstd(DISK)
-    monkeypatch.setattr(process, "find_program", lambda _name: None)
-    with pytest.raises(ToolError) as caught:
-        run(tmp_path, packed)
-    assert "zstd" in (caught.value.hint or "")
 
 
 def walk(tmp_path: Path, packed: bytes) -> str | None:

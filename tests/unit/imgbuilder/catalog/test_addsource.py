@@ -10,7 +10,7 @@ import pytest
 
 from imgbuilder.catalog import addsource
 from imgbuilder.cli import modes
-from tests.fakes.commands import Ran
+from tests.fakes.commands import Command
 from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import lxd_tree
 from tests.fakes.template import Site, make_site
@@ -38,76 +38,52 @@ def files(home: Path) -> dict[str, str]:
     return {path.name: path.read_text() if path.suffix == ".conf" else "" for path in found}
 
 
-def test_a_key_file(home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
-    assert ran.code == 0, ran.err
+def test_a_key_file(home: Path, site: Site, web: WebFolder, pybuilder: Command) -> None:
+    ran = pybuilder("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg").good()
     assert ran.out.startswith(f"Added: ours, in {home}/pybuilder/repos.d/ours.conf\nIt offers 1 template. ")
     assert site.key in ran.out
     text = f"[ours]\nuri={web.url}/index.asc\ngpgkey=./ours.gpg\n"
     assert files(home) == {"ours.conf": text, "ours.gpg": ""}
     Path("pub.gpg").unlink()
-    assert Ran(capsys, "--list").out.startswith("tiny ")
-    shown = Ran(capsys, "source", "list").out
+    assert pybuilder("--list").out.startswith("tiny ")
+    shown = pybuilder("source", "list").out
     assert "Source:                  ours\n" in shown
     assert f"Signed by:               {site.key}\n" in shown
 
 
 def test_a_fingerprint_of_the_user_s_keyring(
-    home: Path,
-    site: Site,
-    web: WebFolder,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    home: Path, site: Site, web: WebFolder, pybuilder: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", site.key.lower())
-    ran = Ran(capsys, *command)
-    assert ran.code == 2
-    assert "not in your keyring" in ran.err
+    pybuilder(*command).failed(2, "not in your keyring")
     assert files(home) == {}
     monkeypatch.setenv("GNUPGHOME", str(site.keys.home))
-    assert Ran(capsys, *command).code == 0
+    assert pybuilder(*command).code == 0
     assert files(home) == {"ours.conf": f"[ours]\nuri={web.url}/index.asc\ngpgkey={site.key}\n"}
-    assert Ran(capsys, "--list").out.startswith("tiny ")
+    assert pybuilder("--list").out.startswith("tiny ")
 
 
-def test_a_file_narrowed_to_a_fingerprint(
-    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_narrowed_to_a_fingerprint(home: Path, site: Site, web: WebFolder, pybuilder: Command) -> None:
     other = site.keys.make("another")
     Path("pub.gpg").write_bytes(site.keys.export(site.key, other))
     words = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg", "--fingerprint")
-    ran = Ran(capsys, *words, other)
-    assert ran.code == 3
-    assert f"the keys of this source are {other}" in ran.err
-    ran = Ran(capsys, *words, "F" * 40)
-    assert ran.code == 2
-    assert "does not hold the key" in ran.err
+    pybuilder(*words, other).failed(3, f"the keys of this source are {other}")
+    pybuilder(*words, "F" * 40).failed(2, "does not hold the key")
     assert files(home) == {}
-    assert Ran(capsys, *words, site.key).code == 0
+    assert pybuilder(*words, site.key).code == 0
     assert f"fingerprint={site.key}\n" in files(home)["ours.conf"]
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
 
 
-def test_relative_paths_and_simplestreams(
-    home: Path, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_relative_paths_and_simplestreams(home: Path, site: Site, tmp_path: Path, pybuilder: Command) -> None:
     tree = lxd_tree(tmp_path / "tree", site.keys, b"x" * 512)
     Path("lxd.gpg").write_bytes(site.keys.export(tree.key))
-    ran = Ran(capsys, "source", "add", "lxd", "../tree/streams/v1/index.sjson", "--gpgkey", "lxd.gpg")
-    assert ran.code == 0, ran.err
+    pybuilder("source", "add", "lxd", "../tree/streams/v1/index.sjson", "--gpgkey", "lxd.gpg").good()
     text = f"[lxd]\nuri={tmp_path / 'out'}/../tree/\nformat=simplestreams\ngpgkey=./lxd.gpg\n"
     assert files(home)["lxd.conf"] == text
-    ran = Ran(
-        capsys,
-        "source",
-        "add",
-        "here",
-        "../site/index.asc",
-        "--gpgkey",
-        f"file://{Path('pub.gpg').absolute()}",
-    )
-    assert ran.code == 0, ran.err
-    assert len(Ran(capsys, "--list").out.splitlines()) == 2
+    key = f"file://{Path('pub.gpg').absolute()}"
+    pybuilder("source", "add", "here", "../site/index.asc", "--gpgkey", key).good()
+    assert len(pybuilder("--list").out.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -139,31 +115,22 @@ def test_relative_paths_and_simplestreams(
     ],
 )
 def test_wrong_input(
-    home: Path,
-    site: Site,
-    web: WebFolder,
-    capsys: pytest.CaptureFixture[str],
-    words: tuple[str, ...],
-    expected: str,
+    home: Path, site: Site, web: WebFolder, pybuilder: Command, words: tuple[str, ...], expected: str
 ) -> None:
     Path("empty.gpg").touch()
-    ran = Ran(capsys, "source", "add", *(word.replace("{url}", f"{web.url}/index.asc") for word in words))
-    assert ran.code == 2
-    assert expected in ran.err
+    ran = pybuilder(
+        "source", "add", *(word.replace("{url}", f"{web.url}/index.asc") for word in words)
+    ).failed(2, expected)
     assert "Traceback" not in ran.err
     assert files(home) == {}
     assert web.asked == []
 
 
-def test_gpgkey_alone_means_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "--list", "--gpgkey", "x")
-    assert ran.code == 2
-    assert "--gpgkey" in ran.err
+def test_gpgkey_alone_means_nothing(home: Path, pybuilder: Command) -> None:
+    pybuilder("--list", "--gpgkey", "x").failed(2, "--gpgkey")
 
 
-def test_what_does_not_pass_is_not_added(
-    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_does_not_pass_is_not_added(home: Path, site: Site, web: WebFolder, pybuilder: Command) -> None:
     words = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     good = site.index.read_bytes()
     for bad, code in (
@@ -172,32 +139,28 @@ def test_what_does_not_pass_is_not_added(
         (site.keys.sign("[a", site.key), 1),
     ):
         site.index.write_bytes(bad)
-        assert Ran(capsys, *words).code == code
+        assert pybuilder(*words).code == code
         assert files(home) == {}
     site.index.write_bytes(good)
     Path("pub.gpg").write_bytes(site.keys.export(site.keys.make("another")))
-    ran = Ran(capsys, *words)
-    assert ran.code == 3
-    assert "nothing was added. It may be an old key, or the key of someone else" in ran.err
+    pybuilder(*words).failed(3, "nothing was added. It may be an old key, or the key of someone else")
     assert files(home) == {}
 
 
 def test_a_source_that_cannot_be_reached_is_not_added_from_memory(
-    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
+    home: Path, site: Site, web: WebFolder, pybuilder: Command
 ) -> None:
     words = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
-    assert Ran(capsys, *words).code == 0
+    assert pybuilder(*words).code == 0
     for path in (home / "pybuilder" / "repos.d").iterdir():
         path.unlink()
     site.index.unlink()
-    ran = Ran(capsys, *words)
-    assert ran.code == 1
-    assert "404" in ran.err
+    pybuilder(*words).failed(1, "404")
     assert files(home) == {}
 
 
 def test_nothing_is_overwritten(
-    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    home: Path, site: Site, web: WebFolder, pybuilder: Command, tmp_path: Path
 ) -> None:
     words = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     folder = home / "pybuilder" / "repos.d"
@@ -210,23 +173,17 @@ def test_nothing_is_overwritten(
     ]:
         path = folder / name
         path.write_text(text)
-        ran = Ran(capsys, *words)
-        assert ran.code == 2
-        assert "already" in ran.err
+        pybuilder(*words).failed(2, "already")
         assert path.read_text() == text
         assert len(files(home)) == 1
         path.unlink()
     (folder / "ours.conf").symlink_to(tmp_path / "elsewhere")
-    assert Ran(capsys, *words).code == 2
+    assert pybuilder(*words).code == 2
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_nothing_is_left_of_a_failed_write(
-    home: Path,
-    site: Site,
-    web: WebFolder,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    home: Path, site: Site, web: WebFolder, pybuilder: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The configuration appears between the check and the write: the key goes again."""
     true_write = addsource.write_source
@@ -238,17 +195,14 @@ def test_nothing_is_left_of_a_failed_write(
         true_write(new)
 
     monkeypatch.setattr(modes, "write_source", late)
-    ran = Ran(capsys, "source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    ran = pybuilder("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     assert ran.code == 2
     assert files(home) == {"ours.conf": "[theirs]\n"}
 
 
-def test_passwords_are_kept_from_others(
-    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_passwords_are_kept_from_others(home: Path, site: Site, web: WebFolder, pybuilder: Command) -> None:
     url = web.url.replace("://", "://me:canary@")
-    ran = Ran(capsys, "source", "add", "ours", f"{url}/index.asc", "--gpgkey", "pub.gpg")
-    assert ran.code == 0, ran.err
+    ran = pybuilder("source", "add", "ours", f"{url}/index.asc", "--gpgkey", "pub.gpg").good()
     assert "canary" not in ran.out + ran.err
     conf = home / "pybuilder" / "repos.d" / "ours.conf"
     assert "canary" in conf.read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgindex.model import Entry
-from tests.fakes.commands import Ran
+from tests.fakes.commands import Command
 from tests.fakes.keys import KeyMaker
 from tests.fakes.template import Site, TinyAppliances, make_site
 from tests.fakes.webfolder import WebFolder
@@ -51,52 +51,42 @@ def configure(home: Path, site: Site, **sources: str) -> None:
 
 
 def test_a_build_asks_no_later_source(
-    home: Path, site: Site, first: WebFolder, second: WebFolder, capsys: pytest.CaptureFixture[str]
+    home: Path, site: Site, first: WebFolder, second: WebFolder, pybuilder: Command
 ) -> None:
     configure(home, site, a=f"uri={first.url}/index.asc", b=f"uri={second.url}/index.asc")
-    assert Ran(capsys, *BUILD).code == 0
+    assert pybuilder(*BUILD).code == 0
     assert first.paths == ["/index.asc", "/tiny.xz"]
     for words in (("--notes", "tiny"), ("--list", "tiny"), ("--list", "tiny", "--list-format", "full")):
-        assert Ran(capsys, *words).code == 0
+        assert pybuilder(*words).code == 0
     assert second.asked == []
-    assert Ran(capsys, "other", "--dry-run").code == 0
+    assert pybuilder("other", "--dry-run").code == 0
     assert second.paths == ["/index.asc"]
 
 
 def test_a_dead_source_behind_is_not_noticed_and_one_before_ends_the_build_unless_it_is_optional(
-    home: Path, site: Site, first: WebFolder, second: WebFolder, capsys: pytest.CaptureFixture[str]
+    home: Path, site: Site, first: WebFolder, second: WebFolder, pybuilder: Command
 ) -> None:
     configure(home, site, a=f"uri={first.url}/index.asc", b=f"uri={second.url}/gone.asc")
-    ran = Ran(capsys, *BUILD)
+    ran = pybuilder(*BUILD)
     assert (ran.code, ran.err) == (0, "")
     configure(home, site, b=f"uri={second.url}/gone.asc", a=f"uri={first.url}/index.asc")
-    ran = Ran(capsys, *BUILD, "--output", "x.img")
-    assert ran.code == 1
-    assert "source b, which comes before a, may offer" in ran.err
-    assert "optional=yes" in ran.err
-    listed = Ran(capsys, "--list")
-    assert listed.code == 0
+    pybuilder(*BUILD, "--output", "x.img").failed(
+        1, "source b, which comes before a, may offer", "optional=yes"
+    )
+    listed = pybuilder("--list").good()
     assert "source b is left out" in listed.err
     configure(home, site, b=f"uri={second.url}/gone.asc\noptional=yes", a=f"uri={first.url}/index.asc")
-    ran = Ran(capsys, *BUILD, "--output", "x.img")
-    assert ran.code == 0
+    ran = pybuilder(*BUILD, "--output", "x.img").good()
     assert "source b is left out" in ran.err
 
 
 def test_an_untrustworthy_source_before_ends_the_build_in_its_own_words(
-    home: Path,
-    site: Site,
-    first: WebFolder,
-    second: WebFolder,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    home: Path, site: Site, first: WebFolder, second: WebFolder, pybuilder: Command, tmp_path: Path
 ) -> None:
     bad = tmp_path / "second" / "index.asc"
     bad.write_bytes(bad.read_bytes().replace(b"[other]", b"[ather]"))
     configure(home, site, b=f"uri={second.url}/index.asc", a=f"uri={first.url}/index.asc")
-    ran = Ran(capsys, *BUILD)
-    assert ran.code == 3
-    assert "altered after signing" in ran.err
+    pybuilder(*BUILD).failed(3, "altered after signing")
     assert first.asked == []
 
 
@@ -111,12 +101,11 @@ def proxy(site: Site, tmp_path: Path) -> Iterator[WebFolder]:
 
 
 def test_a_source_s_proxy_is_used_for_the_index_and_the_template(
-    home: Path, site: Site, proxy: WebFolder, capsys: pytest.CaptureFixture[str]
+    home: Path, site: Site, proxy: WebFolder, pybuilder: Command
 ) -> None:
     """SE-8: virt-builder reads this setting and never uses it."""
     configure(home, site, a=f"uri=http://images.invalid/index.asc\nproxy={proxy.url}")
-    ran = Ran(capsys, *BUILD)
-    assert ran.code == 0, ran.err
+    pybuilder(*BUILD).good()
     assert proxy.paths == ["http://images.invalid/index.asc", "http://images.invalid/tiny.xz"]
 
 
@@ -126,15 +115,15 @@ def test_the_environment_s_proxy_is_used_unless_the_source_says_no(
     site: Site,
     first: WebFolder,
     proxy: WebFolder,
-    capsys: pytest.CaptureFixture[str],
+    pybuilder: Command,
     monkeypatch: pytest.MonkeyPatch,
     setting: str,
 ) -> None:
     monkeypatch.setenv("http_proxy", proxy.url)
     configure(home, site, a=f"uri=http://images.invalid/index.asc\n{setting}".strip())
-    assert Ran(capsys, *BUILD).code == 0
+    assert pybuilder(*BUILD).code == 0
     assert len(proxy.asked) == 2
     configure(home, site, a=f"uri={first.url}/index.asc\nproxy=no")
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
     assert len(proxy.asked) == 2
     assert first.paths == ["/index.asc"]

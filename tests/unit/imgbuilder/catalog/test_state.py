@@ -308,8 +308,7 @@ def test_what_is_not_complete_is_not_remembered(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_no_failure(events: list[Event], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    events: list[Event] = []
     KnownImages(tmp_path / "file" / "images").remember(FULL, events.append)
     assert len(events) == 1

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.services import Services
-from tests.fakes.commands import Ran
+from tests.fakes.commands import Command
 from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import StreamTree, digests, lxd_tree, ubuntu_tree
 from tests.fakes.template import SIZE, TinyAppliances, make_disk
 from tests.fakes.webfolder import WebFolder
+
+pytestmark = pytest.mark.usefixtures("appliances")
 
 NAME = "com.ubuntu.cloud:server:24.04:amd64"
 FILE = "/server/releases/noble/release-20240423.10/ubuntu-24.04-server-cloudimg-amd64.img"
@@ -61,105 +63,83 @@ def configure(home: Path, tree: StreamTree, uri: str, **fields: str) -> None:
     (place / "cloud.conf").write_text(f"[cloud]\n{text}")
 
 
-def test_a_build_of_a_cloud_image(
-    home: Path,
-    tree: StreamTree,
-    web: WebFolder,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_build_of_a_cloud_image(home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command) -> None:
     """Signed over http, SHA-256 only, qcow2: the size is found, and the next build needs no download."""
     configure(home, tree, web.url)
-    ran = Ran(capsys, "--list")
+    ran = pybuilder("--list")
     assert ran.out.split("\n")[0].split() == [
         "com.ubuntu.cloud:server:24.04:arm64", "arm64", "ubuntu-noble-24.04-arm64-server-20240423",
     ]  # fmt: skip
     assert "6.06" not in ran.out
     assert web.paths == ["/streams/v1/index.sjson", f"/streams/v1/{PRODUCTS}.sjson"]
-    long = Ran(capsys, "--list", "--long", NAME).out
+    long = pybuilder("--list", "--long", NAME).out
     assert "Minimum/default size" not in long
     assert "Download size:" in long
     assert "Aliases:                 ubuntu-noble-24.04-amd64-server-20240423.10 24.04 lts n noble" in long
-    assert "size" not in json.loads(Ran(capsys, "--list", "--list-format=json", NAME).out)["templates"][0]
+    assert "size" not in json.loads(pybuilder("--list", "--list-format=json", NAME).out)["templates"][0]
 
-    ran = Ran(capsys, "noble", "--dry-run")
+    ran = pybuilder("noble", "--dry-run")
     assert (ran.code, ran.err) == (0, "")
     assert f"{NAME} (8.0M, qcow2)" in ran.out
     assert list(home.glob("pybuilder/templates/*")) == []
 
-    ran = Ran(capsys, "noble", "--size", "4M", "--root-password", "disabled")
-    assert ran.code == 2
-    assert "minimum size = 8.0M" in ran.err
+    pybuilder("noble", "--size", "4M", "--root-password", "disabled").failed(2, "minimum size = 8.0M")
 
     del web.asked[:]
-    ran = Ran(capsys, "noble", "--root-password", "disabled")
-    assert ran.code == 0, ran.err
+    pybuilder("noble", "--root-password", "disabled").good()
     assert Path(f"{NAME}.img").stat().st_size == SIZE
     assert web.paths.count(FILE) == 2  # the header, and the whole
     del web.asked[:]
-    ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", "second.img")
-    assert ran.code == 0, ran.err
+    pybuilder("noble", "--root-password", "disabled", "--output", "second.img").good()
     assert FILE not in web.paths
-    long = Ran(capsys, "--list", "--long", NAME).out
+    long = pybuilder("--list", "--long", NAME).out
     assert "Minimum/default size:    8.0M" in long
-    assert "cached" in Ran(capsys, "--print-cache").out
+    assert "cached" in pybuilder("--print-cache").out
 
     web.close()
-    ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", "third.img")
-    assert ran.code == 0, ran.err
+    ran = pybuilder("noble", "--root-password", "disabled", "--output", "third.img").good()
     assert "last accepted index is used" in ran.err + ran.out
 
 
 def test_a_build_from_an_lxd_server(
-    tmp_path: Path,
-    home: Path,
-    publisher_keys: KeyMaker,
-    image: bytes,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, home: Path, publisher_keys: KeyMaker, image: bytes, pybuilder: Command
 ) -> None:
     tree = lxd_tree(tmp_path / "lxd", publisher_keys, image)
     with WebFolder(tree.folder) as web:
         configure(home, tree, f"{web.url}/")
-        assert Ran(capsys, "--list").out == (
+        assert pybuilder("--list").out == (
             f"{'debian:bookworm:amd64:default':<24} {'amd64':<10} Debian bookworm default\n"
         )
-        ran = Ran(capsys, "debian/12", "--root-password", "disabled", "--format", "qcow2", "-o", "x.qcow2")
-        assert ran.code == 0, ran.err
+        pybuilder("debian/12", "--root-password", "disabled", "--format", "qcow2", "-o", "x.qcow2").good()
     info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", "x.qcow2"]))
     assert info["virtual-size"] == SIZE
 
 
 def test_unsigned_sources_are_asked_for_other_files(
-    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
     configure(home, tree, web.url, gpgkey="", unsigned="yes")
-    ran = Ran(capsys, "--list")
-    assert ran.code == 0, ran.err
+    ran = pybuilder("--list").good()
     assert NAME in ran.out
     assert (ran.out + ran.err).count("the origin of these templates is not verified") == 1
     assert web.paths == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
 
 
-def test_once_signed_never_unsigned(
-    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_once_signed_never_unsigned(home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command) -> None:
     """T6."""
     configure(home, tree, web.url)
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
     configure(home, tree, web.url, gpgkey="", unsigned="yes")
-    ran = Ran(capsys, "--list")
-    assert ran.code == 3
-    assert f"pybuilder source forget '{web.url}/streams/v1/index.sjson'" in ran.err
-    ran = Ran(capsys, "source", "forget", "cloud")
+    pybuilder("--list").failed(3, f"pybuilder source forget '{web.url}/streams/v1/index.sjson'")
+    ran = pybuilder("source", "forget", "cloud")
     assert ran.out.count("Forgotten: ") == 2
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
 
 
 @pytest.mark.row("V2", "V9")
 @pytest.mark.parametrize("which", ["index", PRODUCTS])
 def test_every_file_is_judged(
-    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str], which: str
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, which: str
 ) -> None:
     """V2 to V9 for the index and for the files that it names."""
     configure(home, tree, web.url)
@@ -167,7 +147,7 @@ def test_every_file_is_judged(
     old = path.read_bytes()
     tree.publish()
     good = path.read_bytes()
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
     other = tree.keys.sign(path.with_suffix(".json").read_bytes(), tree.keys.make("someone else"))
     for bad, words in [
         (good.replace(b"image-downloads", b"image-Downloads", 1), "altered after signing"),
@@ -177,59 +157,45 @@ def test_every_file_is_judged(
         (b"<html>", "web page"),
     ]:
         path.write_bytes(bad)
-        ran = Ran(capsys, "--list")
+        ran = pybuilder("--list")
         assert ran.code == 3, bad
         assert words in ran.err
         assert f"{which}.sjson" in ran.err
     path.write_bytes(good)
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
 
 
 def test_one_file_cannot_be_served_for_another(
-    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
     tree.products["com.ubuntu.cloud:daily:download"] = {
         "daily:x": tree.products[PRODUCTS][NAME] | {"aliases": "daily"}
     }
     tree.publish()
     configure(home, tree, web.url)
-    assert len(Ran(capsys, "--list").out.splitlines()) == 3
+    assert len(pybuilder("--list").out.splitlines()) == 3
     folder = tree.folder / "streams/v1"
     shutil.copy(folder / "com.ubuntu.cloud:daily:download.sjson", folder / f"{PRODUCTS}.sjson")
-    ran = Ran(capsys, "--list")
-    assert ran.code == 1
-    assert "daily" in ran.err
-    assert "but the index announces" in ran.err
+    pybuilder("--list").failed(1, "daily", "but the index announces")
 
 
 def test_another_image_than_the_source_names_is_refused(
-    home: Path,
-    tree: StreamTree,
-    web: WebFolder,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
     """T9, by SHA-256."""
     configure(home, tree, web.url)
     path = tree.folder / FILE[1:]
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    ran = Ran(capsys, "noble", "--root-password", "disabled")
-    assert ran.code == 3
-    assert "SHA-256" in ran.err
+    pybuilder("noble", "--root-password", "disabled").failed(3, "SHA-256")
     assert list(home.glob("pybuilder/templates/[!.]*")) == []
     assert list(Path().iterdir()) == []
     path.write_bytes(good)
-    assert Ran(capsys, "noble", "--root-password", "disabled").code == 0
+    assert pybuilder("noble", "--root-password", "disabled").code == 0
 
 
 def test_a_header_that_lies_fails_the_build(
-    home: Path,
-    tree: StreamTree,
-    web: WebFolder,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first bytes come before the digest: an attacker who alters only them gains nothing."""
     configure(home, tree, web.url)
@@ -243,9 +209,9 @@ def test_a_header_that_lies_fails_the_build(
         return true_get(self, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Services, "template_disk", honest_again)
-    ran = Ran(capsys, "noble", "--root-password", "disabled")
-    assert ran.code == 1
-    assert f"{SIZE} bytes where the index promises {SIZE // 2}" in ran.err
+    pybuilder("noble", "--root-password", "disabled").failed(
+        1, f"{SIZE} bytes where the index promises {SIZE // 2}"
+    )
     assert list(Path().iterdir()) == []
     assert list(home.glob("pybuilder/images/*")) == []
     monkeypatch.undo()
@@ -260,31 +226,18 @@ def test_a_header_that_lies_fails_the_build(
     ],
 )
 def test_what_is_no_disk_image_is_not_downloaded(
-    home: Path,
-    tree: StreamTree,
-    web: WebFolder,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
-    content: bytes,
-    words: str,
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, content: bytes, words: str
 ) -> None:
     item = tree.add_image(FILE[1:], content) | digests(content, "sha256")
     tree.products[PRODUCTS][NAME]["versions"]["20240423.10"]["items"]["disk1.img"] = item
     tree.publish()
     configure(home, tree, web.url)
-    ran = Ran(capsys, "noble", "--root-password", "disabled")
-    assert ran.code == 1
-    assert words in ran.err
+    pybuilder("noble", "--root-password", "disabled").failed(1, words)
     assert web.paths.count(FILE) == 1
 
 
 def test_raw_images_with_sha512_and_a_cache_filled_before(
-    home: Path,
-    tree: StreamTree,
-    web: WebFolder,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, tmp_path: Path
 ) -> None:
     content = make_disk(tmp_path / "disk.raw").read_bytes()
     item = tree.add_image(FILE[1:], content) | digests(content, "sha256", "sha512")
@@ -293,38 +246,32 @@ def test_raw_images_with_sha512_and_a_cache_filled_before(
     tree.products[PRODUCTS][NAME]["versions"]["20240423.10"]["items"]["disk1.img"] = item
     tree.publish()
     configure(home, tree, web.url)
-    ran = Ran(capsys, "--cache-all-templates")
-    assert ran.code == 0, ran.err
+    pybuilder("--cache-all-templates").good()
     assert (home / "pybuilder/templates" / hashlib.sha512(content).hexdigest()).exists()
-    assert "8.0M, raw" in Ran(capsys, "noble", "--dry-run").out
+    assert "8.0M, raw" in pybuilder("noble", "--dry-run").out
     del web.asked[:]
-    ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", "x.img")
-    assert ran.code == 0, ran.err
+    pybuilder("noble", "--root-password", "disabled", "--output", "x.img").good()
     assert FILE not in web.paths
 
 
 def test_cache_all_templates_learns_what_it_downloads(
-    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
     del tree.products[PRODUCTS]["com.ubuntu.cloud:server:24.04:arm64"]
     tree.publish()
     configure(home, tree, web.url)
-    assert Ran(capsys, "--cache-all-templates").code == 0
+    assert pybuilder("--cache-all-templates").code == 0
     assert web.paths.count(FILE) == 1
-    assert Ran(capsys, "--cache-all-templates").code == 0
+    assert pybuilder("--cache-all-templates").code == 0
     assert web.paths.count(FILE) == 1
-    assert "Minimum/default size:    8.0M" in Ran(capsys, "--list", "--long", NAME).out
+    assert "Minimum/default size:    8.0M" in pybuilder("--list", "--long", NAME).out
 
 
 def test_what_is_known_of_images_may_be_lost_or_damaged(
-    home: Path,
-    tree: StreamTree,
-    web: WebFolder,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
     configure(home, tree, web.url)
-    assert Ran(capsys, "noble", "--root-password", "disabled").code == 0
+    assert pybuilder("noble", "--root-password", "disabled").code == 0
     (record,) = home.glob("pybuilder/images/*.json")
     good = record.read_text()
     for damaged in (
@@ -336,78 +283,59 @@ def test_what_is_known_of_images_may_be_lost_or_damaged(
         "[",
     ):
         record.write_text(damaged)
-        assert "Minimum/default size" not in Ran(capsys, "--list", "--long", NAME).out, damaged
+        assert "Minimum/default size" not in pybuilder("--list", "--long", NAME).out, damaged
     record.unlink()
     os.mkfifo(record)
-    assert Ran(capsys, "--list", "--long", NAME).code == 0
+    assert pybuilder("--list", "--long", NAME).code == 0
     record.unlink()
-    assert Ran(capsys, "noble", "--root-password", "disabled", "--output", "x.img").code == 0
+    assert pybuilder("noble", "--root-password", "disabled", "--output", "x.img").code == 0
     assert record.read_text() == good
 
 
 def test_mirrors_of_a_tree(
-    tmp_path: Path,
-    home: Path,
-    tree: StreamTree,
-    web: WebFolder,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
     """The address that answered is used for all files, and for the image."""
     (tmp_path / "empty").mkdir()
     with WebFolder(tmp_path / "empty") as empty:
         configure(home, tree, f"{empty.url}, {web.url}/streams/v1/index.sjson")
-        ran = Ran(capsys, "noble", "--root-password", "disabled")
-        assert ran.code == 0, ran.err
+        pybuilder("noble", "--root-password", "disabled").good()
         assert empty.paths == ["/streams/v1/index.sjson"]
         assert FILE in web.paths
 
 
-def test_local_trees_and_list_sources(
-    home: Path, tree: StreamTree, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_local_trees_and_list_sources(home: Path, tree: StreamTree, pybuilder: Command) -> None:
     for uri in (str(tree.folder), f"file://{tree.folder}/"):
         configure(home, tree, uri)
-        ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", f"{len(uri)}.img")
-        assert ran.code == 0, ran.err
-    shown = Ran(capsys, "source", "list").out
+        pybuilder("noble", "--root-password", "disabled", "--output", f"{len(uri)}.img").good()
+    shown = pybuilder("source", "list").out
     assert "Format:                  simplestreams\n" in shown
     assert f"Signed by:               {tree.key}\n" in shown
 
 
 def test_a_source_of_the_command_line(
-    home: Path,
-    tree: StreamTree,
-    web: WebFolder,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tree: StreamTree, web: WebFolder, pybuilder: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GNUPGHOME", str(tree.keys.home))
     words = ("--source", f"{web.url}/streams/v1/index.sjson", "--fingerprint", tree.key)
-    ran = Ran(capsys, *words, "--list", "noble")
-    assert ran.code == 0, ran.err
-    ran = Ran(capsys, *words[:2], "--fingerprint", "A" * 40, "--list")
+    pybuilder(*words, "--list", "noble").good()
+    ran = pybuilder(*words[:2], "--fingerprint", "A" * 40, "--list")
     assert ran.code == 2
-    ran = Ran(capsys, *words[:2], "--no-check-signature", "--list", "noble")
-    assert ran.code == 0
+    pybuilder(*words[:2], "--no-check-signature", "--list", "noble").good()
     assert web.paths[-2:] == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
 
 
 def test_max_age_counts_for_each_file(
-    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
     """T5: a server that holds back one file only."""
     path = tree.folder / f"streams/v1/{PRODUCTS}.sjson"
     path.write_bytes(tree.keys.sign(path.with_suffix(".json").read_bytes(), tree.key, at="20990101T000000"))
     configure(home, tree, web.url)
-    ran = Ran(capsys, "--list")
-    assert ran.code == 3
-    assert "clock" in ran.err
+    pybuilder("--list").failed(3, "clock")
 
 
-def test_large_files_and_long_lines(
-    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_large_files_and_long_lines(home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command) -> None:
     """Files may be larger than an index. gpg signs only the beginning of a long line (F3)."""
     old = {"items": {"disk1.img": {"path": "x", "size": 1, "sha256": "0" * 64, "more": "x" * 6000}}}
     versions = tree.products[PRODUCTS][NAME]["versions"]
@@ -416,10 +344,10 @@ def test_large_files_and_long_lines(
     size = (tree.folder / f"streams/v1/{PRODUCTS}.sjson").stat().st_size
     assert 5_000_000 < size < 20_000_000
     configure(home, tree, web.url)
-    ran = Ran(capsys, "--list", "--long", NAME)
+    ran = pybuilder("--list", "--long", NAME)
     assert "20240423.10" in ran.out, ran.err
     web.close()
-    assert "20240423.10" in Ran(capsys, "--list", "--long", NAME).out
+    assert "20240423.10" in pybuilder("--list", "--long", NAME).out
     for number in range(5, 900):
         del versions[f"19990101.{number}"]
     tree.publish()
@@ -427,29 +355,23 @@ def test_large_files_and_long_lines(
     path = tree.folder / f"streams/v1/{PRODUCTS}.sjson"
     good = path.read_bytes()
     path.write_bytes(good + bytes(20_000_001 - len(good)))
-    ran = Ran(capsys, "--list")
-    assert ran.code == 1
-    assert "longer than the 20000000 bytes" in ran.err
+    pybuilder("--list").failed(1, "longer than the 20000000 bytes")
     products = json.loads(path.with_suffix(".json").read_text())
     tree.write(f"streams/v1/{PRODUCTS}", products, indent=None)
-    ran = Ran(capsys, "--list")
-    assert ran.code == 3
-    assert "line is longer than" in ran.err
-    assert "python3 -m json.tool" in ran.err
+    pybuilder("--list").failed(3, "line is longer than", "python3 -m json.tool")
     shutil.copytree(tree.folder, home / "copy")
     configure(home, tree, str(home / "copy"), gpgkey="", unsigned="yes")
-    assert Ran(capsys, "--list", NAME).code == 0
+    assert pybuilder("--list", NAME).code == 0
 
 
 def test_a_broken_tree_leaves_other_sources_alone(
-    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, tmp_path: Path
 ) -> None:
     configure(home, tree, web.url)
     place = home / "pybuilder" / "repos.d"
     (tmp_path / "index").write_text("[x]\nfile=x.xz\narch=x86_64\nsize=512\n")
     (place / "z.conf").write_text(f"[z]\nuri={tmp_path}/index\nunsigned=yes\n")
     tree.write("streams/v1/index", {"format": "index:1.0", "index": []})
-    ran = Ran(capsys, "--list")
-    assert ran.code == 0
+    ran = pybuilder("--list").good()
     assert ran.out.splitlines()[-1].startswith("x  ")
     assert "source cloud is left out" in ran.out + ran.err

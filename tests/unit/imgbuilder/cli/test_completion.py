@@ -16,7 +16,7 @@ from click.shell_completion import ShellComplete
 from imgbuilder.cli.customize_main import pybuilder_customize
 from imgbuilder.cli.main import pybuilder
 from imgrepo.cli.main import group as pybuilder_repo
-from tests.fakes.commands import Ran
+from tests.fakes.commands import Command
 from tests.fakes.template import Site
 
 ROOT = Path(__file__).parents[4]
@@ -90,8 +90,8 @@ def test_the_other_programs(home: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is missing")
-def test_in_bash(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Ran(capsys, "list").code == 0
+def test_in_bash(site: Site, pybuilder: Command) -> None:
+    assert pybuilder("list").code == 0
     script = (
         f"source {ROOT}/docs/completions/bash/pybuilder\n"
         "COMP_WORDS=(pybuilder build ti); COMP_CWORD=2\n"

@@ -19,13 +19,15 @@ from imgbuilder.cli import main as cli
 from imgbuilder.cli.options import integer
 from imgbuilder.services import Settings
 from imgindex.model import ExtraField, Note, ZstdFile
-from tests.fakes.commands import Ran
+from tests.fakes.commands import Command
 from tests.fakes.template import Site, TinyAppliances
 
+pytestmark = pytest.mark.usefixtures("appliances")
 
-def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert Ran(capsys, "--version").out.startswith("pybuilder ")
-    text = Ran(capsys, "--help").out
+
+def test_version_and_help(pybuilder: Command) -> None:
+    assert pybuilder("--version").out.startswith("pybuilder ")
+    text = pybuilder("--help").out
     assert "--run-command" in text
     sections = ["Verbs", "Most used", "Build", "Customize", "Sources", "Cache", "Appliance", "Other"]
     places = [text.index(f"\n{name}:\n") for name in sections]
@@ -34,18 +36,18 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(text[places[1] : places[2]].split("\n  -")) == 11, "the ten most used options"
 
 
-def test_listings(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Ran(capsys, "--list").out == f"{'tiny':<24} {'x86_64':<10} Tiny Linux\n"
-    assert Ran(capsys, "-l", "tiny").out == Ran(capsys, "--list").out
-    assert "Minimum/default size:    8.0M" in Ran(capsys, "--list", "--long").out
-    listed = json.loads(Ran(capsys, "-list", "-list-format=json").out)
+def test_listings(site: Site, pybuilder: Command) -> None:
+    assert pybuilder("--list").out == f"{'tiny':<24} {'x86_64':<10} Tiny Linux\n"
+    assert pybuilder("-l", "tiny").out == pybuilder("--list").out
+    assert "Minimum/default size:    8.0M" in pybuilder("--list", "--long").out
+    listed = json.loads(pybuilder("-list", "-list-format=json").out)
     assert listed["templates"][0]["full-name"] == "Tiny Linux"
-    assert Ran(capsys, "--notes", "tiny").out == "There are no notes for tiny\n"
+    assert pybuilder("--notes", "tiny").out == "There are no notes for tiny\n"
     site.sign(replace(site.entry, notes=(Note("", "Hello\n\nWorld"),)))
-    assert Ran(capsys, "--notes", "tiny").out == "Hello\n\nWorld\n"
+    assert pybuilder("--notes", "tiny").out == "Hello\n\nWorld\n"
 
 
-def test_listing_survives_a_closed_pipe(site: Site, home: Path) -> None:
+def test_listing_survives_a_closed_pipe(site: Site) -> None:
     done = subprocess.run(
         f"{sys.executable} -m imgbuilder --list | true",
         shell=True,
@@ -65,161 +67,130 @@ def test_listing_survives_a_closed_pipe(site: Site, home: Path) -> None:
     assert "Traceback" not in full.stderr
 
 
-def test_cache_modes(
-    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cache_modes(site: Site, home: Path, pybuilder: Command) -> None:
     cache = home / "pybuilder"
-    assert Ran(capsys, "--print-cache").out.split("\n")[1] == f"{'tiny':<24} {'x86_64':<10} no"
-    assert Ran(capsys, "tiny", "--root-password", "disabled").code == 0
-    shown = Ran(capsys, "--print-cache").out
+    assert pybuilder("--print-cache").out.split("\n")[1] == f"{'tiny':<24} {'x86_64':<10} no"
+    assert pybuilder("tiny", "--root-password", "disabled").code == 0
+    shown = pybuilder("--print-cache").out
     assert shown == f"cache directory: {cache}\n{'tiny':<24} {'x86_64':<10} cached\n"
-    assert Ran(capsys, "--no-cache", "--print-cache").out == "no cache directory\n"
+    assert pybuilder("--no-cache", "--print-cache").out == "no cache directory\n"
     states = StateStore(cache / "instant")
     states.open()
     states.give_up("a" * 40, "too slow")
-    assert Ran(capsys, "--print-cache").out == shown
-    printed = Ran(capsys, "--print-cache", "-v").out
+    assert pybuilder("--print-cache").out == shown
+    printed = pybuilder("--print-cache", "-v").out
     assert printed == f"{shown}an appliance that could not be saved (too slow)\n"
-    assert Ran(capsys, "--delete-cache").code == 0
+    assert pybuilder("--delete-cache").code == 0
     assert not states.root.exists(), "also saved appliances"
-    assert "no" in Ran(capsys, "--print-cache").out.split("\n")[1]
+    assert "no" in pybuilder("--print-cache").out.split("\n")[1]
 
 
-def test_cache_all_templates_gc_and_verify(
-    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cache_all_templates_gc_and_verify(site: Site, home: Path, pybuilder: Command) -> None:
     site.sign(site.entry, replace(site.entry, os_version="secret", arch="aarch64", hidden=True))
     template = home / "pybuilder" / "templates" / str(site.entry.sha512)
-    ran = Ran(capsys, "--cache-all-templates")
-    assert ran.code == 0, ran.err
+    pybuilder("--cache-all-templates").good()
     assert template.exists()
-    assert Ran(capsys, "cache", "verify").code == 0
+    assert pybuilder("cache", "verify").code == 0
     template.chmod(0o600)
     template.write_bytes(b"x")
-    ran = Ran(capsys, "cache", "verify")
+    ran = pybuilder("cache", "verify")
     assert (ran.code, template.exists()) == (1, False)
     assert "removed: tiny (template)" in ran.out
-    assert Ran(capsys, "--cache-all-templates").code == 0
-    ran = Ran(capsys, "cache", "gc")
+    assert pybuilder("--cache-all-templates").code == 0
+    ran = pybuilder("cache", "gc")
     assert "removed" not in ran.out
-    ran = Ran(capsys, "cache", "gc", "--cache-size", "0b")
-    assert ran.code == 0, ran.err
+    ran = pybuilder("cache", "gc", "--cache-size", "0b").good()
     assert "removed: tiny (template)" in ran.out or "removed: secret (template)" in ran.out
     assert "its limit is 0" in ran.out
     assert not template.exists()
 
 
-def test_cache_all_templates_goes_on_after_a_failure(
-    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cache_all_templates_goes_on_after_a_failure(site: Site, home: Path, pybuilder: Command) -> None:
     site.sign(replace(site.entry, os_version="gone", file="gone.xz", sha512="0" * 128), site.entry)
-    ran = Ran(capsys, "--cache-all-templates")
-    assert ran.code == 1
-    assert "gone.xz" in ran.err
+    pybuilder("--cache-all-templates").failed(1, "gone.xz")
     assert (home / "pybuilder" / "templates" / str(site.entry.sha512)).exists()
 
 
-def test_cache_add(
-    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_cache_add(site: Site, pybuilder: Command, tmp_path: Path) -> None:
     stick = tmp_path / "stick.xz"
     (site.folder / "tiny.xz").rename(stick)
-    assert Ran(capsys, "tiny").code == 1
-    ran = Ran(capsys, "cache", "add", str(stick))
-    assert ran.code == 0, ran.err
+    assert pybuilder("tiny").code == 1
+    ran = pybuilder("cache", "add", str(stick)).good()
     assert f"Copying: {stick}" in ran.out
     assert "Downloading" not in ran.out
-    assert Ran(capsys, "tiny", "--root-password", "disabled").code == 0
+    assert pybuilder("tiny", "--root-password", "disabled").code == 0
     stick.write_bytes(b"x")
-    ran = Ran(capsys, "cache", "add", str(stick))
-    assert ran.code == 1
-    assert "not a template of a configured source" in ran.err
-    assert Ran(capsys, "cache", "add", str(tmp_path)).code == 1
-    assert Ran(capsys, "cache", "add").code == 2
-    ran = Ran(capsys, "cache", "add", "nosuch")
+    pybuilder("cache", "add", str(stick)).failed(1, "not a template of a configured source")
+    assert pybuilder("cache", "add", str(tmp_path)).code == 1
+    assert pybuilder("cache", "add").code == 2
+    ran = pybuilder("cache", "add", "nosuch")
     assert (ran.code, ran.out) == (2, "")
     assert "there is no file nosuch" in ran.err
 
 
-def test_deleting_says_what_was_deleted(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Ran(capsys, "cache", "all", "--cache", "mine").code == 0
-    assert "Deleted: mine" in Ran(capsys, "cache", "delete", "--cache", "mine").out
-    ran = Ran(capsys, "cache", "delete", "--cache", "mine")
+def test_deleting_says_what_was_deleted(site: Site, pybuilder: Command) -> None:
+    assert pybuilder("cache", "all", "--cache", "mine").code == 0
+    assert "Deleted: mine" in pybuilder("cache", "delete", "--cache", "mine").out
+    ran = pybuilder("cache", "delete", "--cache", "mine")
     assert (ran.code, "there is no cache in mine" in ran.out) == (0, True)
     Path("file").write_text("")
-    ran = Ran(capsys, "cache", "delete", "--cache", "file")
+    ran = pybuilder("cache", "delete", "--cache", "file")
     assert (ran.code, ran.out) == (1, "")
 
 
-def test_a_bundle_is_not_overwritten(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_is_not_overwritten(site: Site, pybuilder: Command) -> None:
     Path("x.pybundle").write_text("mine")
-    ran = Ran(capsys, "cache", "export", "x.pybundle", "tiny")
-    assert ran.code == 1
-    assert "x.pybundle is there already" in ran.err
+    pybuilder("cache", "export", "x.pybundle", "tiny").failed(1, "x.pybundle is there already")
     assert Path("x.pybundle").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["-m", "10"], "--memsize 128 or more"),
+        (["-m", "255"], "--memsize 256 or more"),
         (["--cache", "file"], "the cache file is not a folder"),
         (["--size", "999999T"], "but files are limited to 1024.0G (ulimit -f)"),
     ],
 )
-def test_plans_that_cannot_work(
-    site: Site, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
-) -> None:
+def test_plans_that_cannot_work(site: Site, pybuilder: Command, words: list[str], expected: str) -> None:
     Path("file").write_text("")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if "--size" in words:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 40, limits[1]))
     try:
-        ran = Ran(capsys, "plan", "tiny", *words)
+        ran = pybuilder("plan", "tiny", *words)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert ran.code in {1, 2}
     assert expected in ran.err
 
 
-def test_plans_name_the_random_password(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plans_name_the_random_password(site: Site, pybuilder: Command) -> None:
     text = "set a random root password"
-    assert text in Ran(capsys, "plan", "tiny", "--hostname", "web").out
-    assert text not in Ran(capsys, "plan", "tiny", "--root-password", "disabled").out
+    assert text in pybuilder("plan", "tiny", "--hostname", "web").out
+    assert text not in pybuilder("plan", "tiny", "--root-password", "disabled").out
 
 
-def test_cache_path(
-    site: Site,
-    home: Path,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert Ran(capsys, "--cache-all-templates", "--cache", str(tmp_path / "team")).code == 0
+def test_cache_path(site: Site, pybuilder: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pybuilder("--cache-all-templates", "--cache", str(tmp_path / "team")).code == 0
     (site.folder / "tiny.xz").unlink()
     monkeypatch.setenv("PYBUILDER_CACHE_PATH", str(tmp_path / "team"))
-    assert "cached" in Ran(capsys, "--print-cache").out.split("\n")[1]
-    ran = Ran(capsys, "tiny", "--root-password", "disabled")
-    assert ran.code == 0, ran.err
+    assert "cached" in pybuilder("--print-cache").out.split("\n")[1]
+    ran = pybuilder("tiny", "--root-password", "disabled").good()
     assert "Copying: " in ran.out
 
 
 @pytest.mark.parametrize("mode", ["--cache-all-templates", "cache all", "cache gc", "cache verify"])
-def test_cache_modes_need_a_cache_and_no_name(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str], mode: str
-) -> None:
+def test_cache_modes_need_a_cache_and_no_name(site: Site, pybuilder: Command, mode: str) -> None:
     for wrong in (["--no-cache"], ["tiny"], ["--cache-size", "much"]):
-        ran = Ran(capsys, *mode.split(), *wrong)
+        ran = pybuilder(*mode.split(), *wrong)
         assert ran.code == 2
         assert mode in ran.err or "much" in ran.err
 
 
-def test_a_build_from_the_command_line(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ran = Ran(
-        capsys, "tiny", "-o", "x.qcow2", "-format", "qcow2", "--siz", "16M",
+def test_a_build_from_the_command_line(site: Site, appliances: TinyAppliances, pybuilder: Command) -> None:
+    ran = pybuilder(
+        "tiny", "-o", "x.qcow2", "-format", "qcow2", "--siz", "16M",
         "--write", "/etc/a:1", "--mkdir", "/etc/d", "--append-line", "/etc/a:2", "--write", "/etc/d/b:3",
     )  # fmt: skip
     assert ran.code == 0, ran.err
@@ -230,27 +201,25 @@ def test_a_build_from_the_command_line(
     assert appliances.guest.read("/etc/a") == b"1\n2\n"
 
 
-def test_quiet_says_only_the_password(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ran = Ran(capsys, "tiny", "-q")
+def test_quiet_says_only_the_password(site: Site, pybuilder: Command) -> None:
+    ran = pybuilder("tiny", "-q")
     assert re.fullmatch(r"pybuilder: Setting random password of root to \S{20,}\n", ran.out)
     assert ran.err == ""
 
 
-def test_gpg_with_options_finds_the_keyring(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpg_with_options_finds_the_keyring(site: Site, pybuilder: Command) -> None:
     """As virt-builder has it: ``--gpg 'gpg --homedir DIR'``; --curl is known, and has no effect."""
     words = ["--source", str(site.index), "--fingerprint", site.key, "--list"]
-    assert "not in your keyring" in Ran(capsys, *words).err
-    ran = Ran(capsys, *words, "--gpg", f"gpg --homedir {site.keys.home}", "--curl", "curl --insecure")
+    assert "not in your keyring" in pybuilder(*words).err
+    ran = pybuilder(*words, "--gpg", f"gpg --homedir {site.keys.home}", "--curl", "curl --insecure")
     assert (ran.code, ran.out) == (0, f"{'tiny':<24} {'x86_64':<10} Tiny Linux\n")
     assert "--curl has no effect" in ran.err
-    assert "no-such-gpg" in Ran(capsys, *words, "--gpg", "no-such-gpg").err
+    assert "no-such-gpg" in pybuilder(*words, "--gpg", "no-such-gpg").err
     for wrong in ("", "'"):
-        assert Ran(capsys, *words, "--gpg", wrong).code == 2
+        assert pybuilder(*words, "--gpg", wrong).code == 2
 
 
-def test_machine_readable_alone_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_machine_readable_alone_says_what_there_is(pybuilder: Command) -> None:
     """It wins over modes, and never takes the next word for its value, as in virt-builder."""
     words = "virt-builder\narch\nconfig-file\ncustomize\njson-list\npxzcat\n"
     for command in (
@@ -258,21 +227,19 @@ def test_machine_readable_alone_says_what_there_is(capsys: pytest.CaptureFixture
         ["--machine-readable", "--list"],
         ["-machine-readable=stream:stdout"],
     ):
-        ran = Ran(capsys, *command)
+        ran = pybuilder(*command)
         assert (ran.code, ran.out) == (0, words)
 
 
-def test_machine_readable_alone_goes_where_it_is_sent(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_machine_readable_alone_goes_where_it_is_sent(tmp_path: Path, pybuilder: Command) -> None:
     log = tmp_path / "log"
-    ran = Ran(capsys, f"--machine-readable=file:{log}")
+    ran = pybuilder(f"--machine-readable=file:{log}")
     assert (ran.code, ran.out) == (0, "")
     assert log.read_text().startswith("virt-builder\narch\n")
-    ran = Ran(capsys, "--machine-readable=stream:stderr")
+    ran = pybuilder("--machine-readable=stream:stderr")
     assert (ran.out, ran.err[:13]) == ("", "virt-builder\n")
     for wrong in ("nonsense", "file:", "fd:x", "stream:middle"):
-        ran = Ran(capsys, f"--machine-readable={wrong}")
+        ran = pybuilder(f"--machine-readable={wrong}")
         assert (ran.code, ran.out) == (2, "")
 
 
@@ -285,44 +252,40 @@ def test_machine_readable_alone_goes_where_it_is_sent(
         "--commands-from-file=/missing", "--password-crypto=foo", "--list-format=x", "--gpg=",
     ],
 )  # fmt: skip
-def test_values_are_read_in_every_mode(
-    home: Path, capsys: pytest.CaptureFixture[str], mode: list[str], wrong: str
-) -> None:
+def test_values_are_read_in_every_mode(home: Path, pybuilder: Command, mode: list[str], wrong: str) -> None:
     (home / "pybuilder" / "templates").mkdir(parents=True)
-    ran = Ran(capsys, *mode, wrong)
+    ran = pybuilder(*mode, wrong)
     assert ran.code == 2
     assert wrong.partition("=")[0] in ran.err or wrong.partition("=")[2] in ran.err
     assert (home / "pybuilder" / "templates").exists()
 
 
-def test_the_last_mode_counts(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_mode_counts(site: Site, home: Path, pybuilder: Command) -> None:
     (home / "pybuilder" / "templates").mkdir(parents=True)
-    assert Ran(capsys, "--delete-cache", "--list").out.startswith("tiny")
+    assert pybuilder("--delete-cache", "--list").out.startswith("tiny")
     assert (home / "pybuilder" / "templates").exists()
-    assert "Deleting" in Ran(capsys, "--list", "--long", "--delete-cache").out
+    assert "Deleting" in pybuilder("--list", "--long", "--delete-cache").out
 
 
-def test_a_key_is_read_once_so_that_it_may_come_from_a_pipe(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_key_is_read_once_so_that_it_may_come_from_a_pipe(site: Site, pybuilder: Command) -> None:
     source, sink = os.pipe()
     os.write(sink, b"s3cret\n")
     os.close(sink)
-    ran = Ran(capsys, "tiny", "--dry-run", "--root-password", f"file:/dev/fd/{source}")
+    ran = pybuilder("tiny", "--dry-run", "--root-password", f"file:/dev/fd/{source}")
     os.close(source)
     assert ran.code == 0, ran.err
 
 
 @pytest.mark.parametrize("option", ["--sm-register", "--sm-attach=auto", "--inject-virtio-win=/x"])
-def test_options_that_are_not_ours_are_named(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "tiny", option)
+def test_options_that_are_not_ours_are_named(option: str, pybuilder: Command) -> None:
+    ran = pybuilder("tiny", option)
     assert ran.code == 2
     assert "No such option" not in ran.err
 
 
 @pytest.mark.parametrize("place", ["file", "stream:stderr", "fd"])
 def test_machine_readable_messages(
-    site: Site, home: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, place: str
+    site: Site, capfd: pytest.CaptureFixture[str], tmp_path: Path, place: str
 ) -> None:
     log = tmp_path / "log"
     with log.open("w") as file:
@@ -338,11 +301,8 @@ def test_machine_readable_messages(
     assert f"error: {printed['message']}" in error
 
 
-def test_machine_readable_steps(
-    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ran = Ran(capsys, "--machine-readable", "tiny")
-    assert ran.code == 0, ran.err
+def test_machine_readable_steps(site: Site, pybuilder: Command) -> None:
+    ran = pybuilder("--machine-readable", "tiny").good()
     printed = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
     assert {line["type"] for line in printed} >= {"message"}
     assert any(line["message"] == "Finishing off" for line in printed)
@@ -351,30 +311,25 @@ def test_machine_readable_steps(
 @pytest.mark.parametrize(
     "where", ["x", "file:", "fd:x", "fd:-1", "stream:x", "fd:99999", "file:/nonexistent/x"]
 )
-def test_machine_readable_mistakes(site: Site, capsys: pytest.CaptureFixture[str], where: str) -> None:
-    ran = Ran(capsys, f"--machine-readable={where}", "tiny")
+def test_machine_readable_mistakes(site: Site, pybuilder: Command, where: str) -> None:
+    ran = pybuilder(f"--machine-readable={where}", "tiny")
     assert ran.code in {1, 2}
     assert where in ran.err
 
 
-def test_machine_readable_messages_go_to_a_pipe_that_a_program_reads(
-    site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_machine_readable_messages_go_to_a_pipe_that_a_program_reads(site: Site, pybuilder: Command) -> None:
     os.mkfifo("pipe")
-    ran = Ran(capsys, "--machine-readable=file:pipe", "tiny", "--dry-run")
-    assert ran.code == 1
-    assert "no process reads this pipe" in ran.err
+    pybuilder("--machine-readable=file:pipe", "tiny", "--dry-run").failed(1, "no process reads this pipe")
     reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
-    assert Ran(capsys, "--machine-readable=file:pipe", "tiny", "--size", "1M").code == 2
+    assert pybuilder("--machine-readable=file:pipe", "tiny", "--size", "1M").code == 2
     assert json.loads(os.read(reader, 4096))["type"] == "error"
     os.close(reader)
 
 
 def test_dry_run_writes_nothing(
-    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+    site: Site, home: Path, appliances: TinyAppliances, pybuilder: Command
 ) -> None:
-    ran = Ran(capsys, "tiny", "--dry-run", "--size", "1G", "--install", "nginx")
-    assert ran.code == 0
+    ran = pybuilder("tiny", "--dry-run", "--size", "1G", "--install", "nginx").good()
     assert "Installing packages: nginx" in ran.out
     assert "grow the disk to 1.0G" in ran.out
     assert list(Path().iterdir()) == []
@@ -412,15 +367,8 @@ def test_dry_run_writes_nothing(
         (["--s", "x"], 2, "ambiguous"),
     ],
 )
-def test_wrong_usage(
-    site: Site,
-    appliances: TinyAppliances,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    code: int,
-    expected: str,
-) -> None:
-    ran = Ran(capsys, *words)
+def test_wrong_usage(site: Site, pybuilder: Command, words: list[str], code: int, expected: str) -> None:
+    ran = pybuilder(*words)
     assert ran.code == code, ran.err
     assert expected in ran.err
     assert ran.err.startswith("pybuilder: error: ")
@@ -428,9 +376,9 @@ def test_wrong_usage(
     assert list(Path().iterdir()) == []
 
 
-def test_trust_has_its_own_exit_code(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trust_has_its_own_exit_code(site: Site, pybuilder: Command) -> None:
     site.index.write_text(site.index.read_text().replace("Tiny", "Evil"))
-    ran = Ran(capsys, "--list")
+    ran = pybuilder("--list")
     assert ran.code == 3
     assert ran.out == ""
 
@@ -441,13 +389,10 @@ def test_integers_are_read_like_strtol() -> None:
         assert integer(click.Context(cli.pybuilder), option, text) == number
 
 
-def test_no_secret_in_the_plan(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ran = Ran(capsys, "tiny", "--root-password", "password:hunter2", "--dry-run", "-v")
-    assert ran.code == 0
+def test_no_secret_in_the_plan(site: Site, pybuilder: Command) -> None:
+    ran = pybuilder("tiny", "--root-password", "password:hunter2", "--dry-run", "-v").good()
     assert "hunter2" not in ran.out + ran.err
-    ran = Ran(capsys, "tiny", "--root-password", "password:hunter2", "-v")
+    ran = pybuilder("tiny", "--root-password", "password:hunter2", "-v")
     assert "hunter2" not in ran.out + ran.err
 
 
@@ -459,54 +404,46 @@ def test_settings_know_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.row("S37")
 @pytest.mark.parametrize("by", ["name", "url", "file url"])
-def test_forget_source_mends_a_damaged_record(
-    site: Site, home: Path, capsys: pytest.CaptureFixture[str], by: str
-) -> None:
+def test_forget_source_mends_a_damaged_record(site: Site, home: Path, pybuilder: Command, by: str) -> None:
     """S37."""
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
     (record,) = (home / "pybuilder" / "sources").glob("*.json")
     record.write_text("junk")
-    failed = Ran(capsys, "--list")
-    assert failed.code == 3
-    assert "source forget" in failed.err
+    pybuilder("--list").failed(3, "source forget")
     wanted = {"name": "test", "url": str(site.index), "file url": f"file://{site.index}"}[by]
-    repaired = Ran(capsys, "source", "forget", wanted)
+    repaired = pybuilder("source", "forget", wanted)
     assert (repaired.code, repaired.err) == (0, "")
     assert "will not be noticed" in repaired.out
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
     assert record.exists()
 
 
-def test_forget_source_that_is_not_known(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forget_source_that_is_not_known(site: Site, pybuilder: Command) -> None:
     for wanted in ("nowhere", "https://user:canary@example.org/index.asc", "test"):
-        failed = Ran(capsys, "source", "forget", wanted)
+        failed = pybuilder("source", "forget", wanted)
         assert failed.code == 2
         text = "there is no source 'nowhere'" if wanted == "nowhere" else "there is nothing to forget"
         assert text in failed.err
         assert "canary" not in failed.err
 
 
-def test_rollback_ends_a_build_and_a_list(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rollback_ends_a_build_and_a_list(site: Site, appliances: TinyAppliances, pybuilder: Command) -> None:
     old = site.index.read_bytes()
     site.sign()
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
     site.index.write_bytes(old)
     for words in (["--list"], ["tiny"], ["--notes", "tiny"]):
-        failed = Ran(capsys, *words)
-        assert failed.code == 3
-        assert "rolled back" in failed.err
+        pybuilder(*words).failed(3, "rolled back")
     assert appliances.launches == []
 
 
-def test_list_sources(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_sources(site: Site, home: Path, pybuilder: Command) -> None:
     site.configure(home, **{"max-age": "30"})
     folder = home / "pybuilder" / "repos.d"
     (folder / "u.conf").write_text(
         "[plain]\nuri=https://u:canary@example.org/i\nunsigned=yes\n[off]\nenabled=no\n"
     )
-    before = Ran(capsys, "source", "list")
+    before = pybuilder("source", "list")
     assert (before.code, before.err) == (0, "")
     assert before.out == (
         f"Source:                  test\nURI:                     {site.index}\n"
@@ -520,52 +457,50 @@ def test_list_sources(site: Site, home: Path, capsys: pytest.CaptureFixture[str]
         "State:                   switched off by enabled=no\n\n"
     )
     (folder / "u.conf").unlink()
-    assert Ran(capsys, "--list").code == 0
+    assert pybuilder("--list").code == 0
     (record,) = (home / "pybuilder" / "sources").glob("*.json")
     fields = json.loads(record.read_text())
     signed_at = fields["signed_at"].replace("T", " ").replace("+00:00", " UTC")
-    after = Ran(capsys, "source", "list").out
+    after = pybuilder("source", "list").out
     assert f"Signed by:               {site.key}\n" in after
     assert f"Signed at:               {signed_at}\n" in after
     assert "Expires:                 never\n" in after
     assert "Last accepted:           20" in after
     site.configure(home, gpgkey="", unsigned="yes")
-    assert "refused with unsigned=yes" in Ran(capsys, "source", "list").out
+    assert "refused with unsigned=yes" in pybuilder("source", "list").out
     record.write_text("junk")
-    assert "source forget" in Ran(capsys, "source", "list").out
+    assert "source forget" in pybuilder("source", "list").out
 
 
-def test_list_sources_needs_no_source_to_answer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "source", "list", "--source", "/nowhere/index", "--fingerprint", "A" * 40)
-    assert ran.code == 0
+def test_list_sources_needs_no_source_to_answer(home: Path, pybuilder: Command) -> None:
+    ran = pybuilder("source", "list", "--source", "/nowhere/index", "--fingerprint", "A" * 40).good()
     assert "command line" in ran.out
-    assert Ran(capsys, "source", "list", "name").code == 2
+    assert pybuilder("source", "list", "name").code == 2
 
 
-def test_list_sources_without_any_says_what_to_do(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_sources_without_any_says_what_to_do(home: Path, pybuilder: Command) -> None:
     for path in (home / "pybuilder" / "repos.d").glob("*"):
         path.unlink()
-    ran = Ran(capsys, "source", "list")
+    ran = pybuilder("source", "list")
     assert (ran.code, ran.out) == (0, "")
     assert "to add one: pybuilder source add" in ran.err
 
 
-def test_list_sources_may_ask_them(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "source", "list", "--long")
-    assert ran.code == 0
+def test_list_sources_may_ask_them(site: Site, home: Path, pybuilder: Command) -> None:
+    ran = pybuilder("source", "list", "--long").good()
     assert "Answer now:              good, with 1 template\n" in ran.out
     text = "[gone]\nuri=/nowhere/index\nunsigned=yes\nproxy=http://u:canary@p:1\n"
     (home / "pybuilder" / "repos.d" / "u.conf").write_text(text)
-    ran = Ran(capsys, "source", "list", "--long")
+    ran = pybuilder("source", "list", "--long")
     assert ran.code == 1
     assert "Answer now:              not usable: cannot read /nowhere/index" in ran.out
     assert "Proxy:                   http://p:1\n" in ran.out
     site.index.unlink()  # what was accepted before does not count
-    assert Ran(capsys, "source", "list", "--long").out.count("not usable") == 2
-    assert Ran(capsys, "source", "list").code == 0
+    assert pybuilder("source", "list", "--long").out.count("not usable") == 2
+    assert pybuilder("source", "list").code == 0
 
 
-def test_the_full_list(site: Site, home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_full_list(site: Site, home: Path, pybuilder: Command, tmp_path: Path) -> None:
     zstd = ZstdFile("tiny.zst", "ef" * 64, 77)
     extra = (ExtraField("color", None, "blue\nand red"), ExtraField("size", "real", "1"))
     notes = (Note("", "Hi \u202e \N{SNOWMAN}"), Note("de", "Hallo"))
@@ -580,8 +515,7 @@ def test_the_full_list(site: Site, home: Path, capsys: pytest.CaptureFixture[str
         f"[gone]\nuri=https://u:canary@localhost:1/index,/nowhere/i\ngpgkey={site.folder}/key.gpg\n"
         f"fingerprint={site.key}\n"
     )
-    ran = Ran(capsys, "--list", "--list-format", "full")
-    assert ran.code == 0
+    ran = pybuilder("--list", "--list-format", "full").good()
     assert ran.out.isascii()
     assert "canary" not in ran.out
     full = json.loads(ran.out)
@@ -609,15 +543,15 @@ def test_the_full_list(site: Site, home: Path, capsys: pytest.CaptureFixture[str
     }  # fmt: skip
     assert (secret["hidden"], shadowed["shadowed"], shadowed["source"]) == (True, True, "second")
     assert own["shadowed"] is False
-    only = json.loads(Ran(capsys, "--list", "a", "--list-format", "full").out)
+    only = json.loads(pybuilder("--list", "a", "--list-format", "full").out)
     assert only["templates"] == [tiny]
     assert [source["name"] for source in only["sources"]] == ["test"]
     (folder / "u.conf").write_text(f"[second]\nuri={tmp_path}/index\nunsigned=yes\n")
-    found = json.loads(Ran(capsys, "search", "TINY", "--list-format", "full").out)["templates"]
+    found = json.loads(pybuilder("search", "TINY", "--list-format", "full").out)["templates"]
     assert [item["source"] for item in found] == ["test", "second"]
 
 
-def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_by_pattern_and_by_word(site: Site, pybuilder: Command) -> None:
     other = replace(
         site.entry, os_version="debian-12", name="Debian Bookworm", aliases=("stable",), osinfo="debian12",
         notes=(Note("", "With cloud-init"),),
@@ -626,7 +560,7 @@ def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[s
     site.sign(site.entry, other, hidden)
 
     def found(*words: str) -> list[str]:
-        return [line.split()[0] for line in Ran(capsys, *words).out.splitlines()]
+        return [line.split()[0] for line in pybuilder(*words).out.splitlines()]
 
     assert found("--list") == ["tiny", "debian-12"]
     assert found("--list", "debian*") == found("--list", "sta?le") == ["debian-12"]
@@ -634,24 +568,24 @@ def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[s
     for word in ("BOOKWORM", "cloud-init", "stable", "debian12", "debian-1"):
         assert found("search", word) == ["debian-12"], word
     assert found("search", "N") == ["tiny", "debian-12"]
-    listed = json.loads(Ran(capsys, "--list", "debian*", "--list-format", "json").out)
+    listed = json.loads(pybuilder("--list", "debian*", "--list-format", "json").out)
     assert [item["os-version"] for item in listed["templates"]] == ["debian-12"]
     for words in (["--list", "x*"], ["search", "a", "tiny"]):
-        assert Ran(capsys, *words).code == 2
-    ran = Ran(capsys, "search", "nowhere")
+        assert pybuilder(*words).code == 2
+    ran = pybuilder("search", "nowhere")
     assert (ran.code, "no template matches 'nowhere'" in ran.err) == (1, True)
-    assert Ran(capsys, "--list", "Debian*").code == 2, "names are compared exactly"
+    assert pybuilder("--list", "Debian*").code == 2, "names are compared exactly"
 
 
 def test_attached_disks_are_read_only_and_formats_are_sticky(
-    site: Site, appliances: TinyAppliances, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Site, appliances: TinyAppliances, tmp_path: Path, pybuilder: Command
 ) -> None:
     disks = [str(tmp_path / f"{number}.disk") for number in range(4)]
     for disk in disks:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
     one, two, three, four = disks
-    ran = Ran(
-        capsys, "tiny", "--root-password", "disabled", "--attach", one, "--attach-format", "raw",
+    ran = pybuilder(
+        "tiny", "--root-password", "disabled", "--attach", one, "--attach-format", "raw",
         "--attach", two, "--hostname", "x", "--attach", three, "--attach-format=auto", "-attach", four,
     )  # fmt: skip
     assert ran.code == 0, ran.err
@@ -660,28 +594,27 @@ def test_attached_disks_are_read_only_and_formats_are_sticky(
         (one, "qcow2"), (two, "raw"), (three, "raw"), (four, "qcow2"),
     ]  # fmt: skip
     assert [disk.readonly for disk in launched] == [False, True, True, True, True]
-    assert Ran(capsys, "tiny", "--attach", "/nonexistent").code == 2
-    assert "not supported" in Ran(capsys, "tiny", "--attach-format", "vmdk", "--attach", one).err
+    assert pybuilder("tiny", "--attach", "/nonexistent").code == 2
+    assert "not supported" in pybuilder("tiny", "--attach-format", "vmdk", "--attach", one).err
     assert not (tmp_path / "home/pybuilder/templates/x").exists()
 
 
 def test_get_kernel_takes_an_image_and_nothing_else(
-    site: Site, appliances: TinyAppliances, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Site, appliances: TinyAppliances, tmp_path: Path, pybuilder: Command
 ) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))
     appliances.roots = {"/dev/sda2": {}}
     appliances.guest.add("/boot/vmlinuz-5.1", b"kernel")
-    ran = Ran(capsys, "--get-kernel", str(image))
-    assert ran.code == 0, ran.err
+    ran = pybuilder("--get-kernel", str(image)).good()
     assert ran.out == "download: /boot/vmlinuz-5.1 -> ./vmlinuz-5.1\n"
     assert Path("vmlinuz-5.1").read_bytes() == b"kernel"
     words = ("get-kernel", "--prefix", "p", "--unversioned-names", "-q", str(image))
-    assert Ran(capsys, *words).out == ""
+    assert pybuilder(*words).out == ""
     assert Path("p-vmlinuz").read_bytes() == b"kernel"
-    assert Ran(capsys, "get-kernel", "--prefix", "../p", str(image)).code == 2
-    assert Ran(capsys, "--get-kernel", str(image), "tiny").code == 2
-    assert Ran(capsys, "--get-kernel").code == 2
-    assert Ran(capsys, "--get-kernel", str(image), "--hostname", "x").code == 2
-    assert "does not exist" in Ran(capsys, "--get-kernel", str(image), "-o", "missing").err
-    assert "supported" in Ran(capsys, "--get-kernel", str(image), "--format", "vmdk").err
+    assert pybuilder("get-kernel", "--prefix", "../p", str(image)).code == 2
+    assert pybuilder("--get-kernel", str(image), "tiny").code == 2
+    assert pybuilder("--get-kernel").code == 2
+    assert pybuilder("--get-kernel", str(image), "--hostname", "x").code == 2
+    assert "does not exist" in pybuilder("--get-kernel", str(image), "-o", "missing").err
+    assert "supported" in pybuilder("--get-kernel", str(image), "--format", "vmdk").err

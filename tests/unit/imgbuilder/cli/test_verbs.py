@@ -18,8 +18,10 @@ from imgbuilder.cli import main as cli
 from imgbuilder.cli import program
 from imgbuilder.cli.getopt import GetoptCommand
 from imgindex.model import Note
-from tests.fakes.commands import Ran
+from tests.fakes.commands import Command
 from tests.fakes.template import Site, TinyAppliances
+
+pytestmark = pytest.mark.usefixtures("appliances")
 
 
 def verbs(command: click.Command = cli.pybuilder, *words: str) -> list[tuple[tuple[str, ...], click.Command]]:
@@ -42,91 +44,78 @@ def verbs(command: click.Command = cli.pybuilder, *words: str) -> list[tuple[tup
         ("build tiny --size 1G --dry-run", "tiny --size 1G --dry-run"),
     ],
 )
-def test_verbs_print_what_the_options_do(
-    site: Site, capsys: pytest.CaptureFixture[str], verb: str, option: str
-) -> None:
+def test_verbs_print_what_the_options_do(site: Site, pybuilder: Command, verb: str, option: str) -> None:
     site.sign(replace(site.entry, notes=(Note("", "Hello"),)))
-    ran, same = Ran(capsys, *verb.split()), Ran(capsys, *option.split())
+    ran, same = pybuilder(*verb.split()), pybuilder(*option.split())
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == same.out != ""
 
 
 @pytest.mark.parametrize("words", ["cache -v list", "-v cache list", "cache list -v", "--verbose cache list"])
-def test_options_stand_before_or_after_the_verb(
-    site: Site, capsys: pytest.CaptureFixture[str], words: str
-) -> None:
-    ran = Ran(capsys, *words.split(), "--cache", "list")
-    assert ran.code == 0, ran.err
+def test_options_stand_before_or_after_the_verb(site: Site, pybuilder: Command, words: str) -> None:
+    ran = pybuilder(*words.split(), "--cache", "list").good()
     assert ran.out.startswith("cache directory: list\n")
-    assert Ran(capsys, "--cache", "list", *words.split()).out == ran.out, "a value is not a verb"
-    assert Ran(capsys, "-cache=list", *words.split()).out == ran.out
+    assert pybuilder("--cache", "list", *words.split()).out == ran.out, "a value is not a verb"
+    assert pybuilder("-cache=list", *words.split()).out == ran.out
 
 
-def test_a_template_with_the_name_of_a_verb_is_built_by_build(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_template_with_the_name_of_a_verb_is_built_by_build(site: Site, pybuilder: Command) -> None:
     site.sign(site.entry, replace(site.entry, os_version="list"))
-    assert Ran(capsys, "list").out.startswith("tiny ")
-    ran = Ran(capsys, "build", "list", "--root-password", "disabled", "--hostname", "x")
-    assert ran.code == 0, ran.err
+    assert pybuilder("list").out.startswith("tiny ")
+    pybuilder("build", "list", "--root-password", "disabled", "--hostname", "x").good()
     assert Path("list.img").exists()
-    assert "Output file: other.img" in Ran(capsys, "-o", "other.img", "build", "list").out
-    assert Ran(capsys, "tiny", "list").code == 2, "only the first word is a verb"
-    assert Ran(capsys, "--dry-run", "--", "list").code == 0
+    assert "Output file: other.img" in pybuilder("-o", "other.img", "build", "list").out
+    assert pybuilder("tiny", "list").code == 2, "only the first word is a verb"
+    assert pybuilder("--dry-run", "--", "list").code == 0
 
 
 def test_the_last_size_counts_and_customizations_keep_their_order(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+    site: Site, appliances: TinyAppliances, pybuilder: Command
 ) -> None:
     words = ["--write", "/etc/a:1", "build", "tiny", "--append-line", "/etc/a:2", "--mkdir", "/etc/d"]
-    ran = Ran(capsys, *words, "--size", "24M", "--write", "/etc/d/b:3", "--size", "16M")
-    assert ran.code == 0, ran.err
+    pybuilder(*words, "--size", "24M", "--write", "/etc/d/b:3", "--size", "16M").good()
     assert appliances.guest.read("/etc/a") == b"1\n2\n"
     assert Path("tiny.img").stat().st_size == 16 << 20
 
 
-def test_the_cache_is_deleted_by_either(
-    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_cache_is_deleted_by_either(site: Site, home: Path, pybuilder: Command) -> None:
     templates = home / "pybuilder" / "templates"
     for fill, delete in (("cache all", "cache delete"), ("--cache-all-templates", "--delete-cache")):
-        assert Ran(capsys, *fill.split()).code == 0
+        assert pybuilder(*fill.split()).code == 0
         assert templates.exists()
-        assert Ran(capsys, *delete.split()).code == 0
+        assert pybuilder(*delete.split()).code == 0
         assert not templates.exists()
-        assert Ran(capsys, *delete.split(), "--no-cache").code == 2
+        assert pybuilder(*delete.split(), "--no-cache").code == 2
 
 
-def test_the_kernel_is_copied_by_either(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_kernel_is_copied_by_either(site: Site, appliances: TinyAppliances, pybuilder: Command) -> None:
     Path("disk.img").write_bytes(bytes(1 << 20))
     appliances.roots = {"/dev/sda2": {}}
     appliances.guest.add("/boot/vmlinuz-5.1", b"kernel")
     for words in (["get-kernel", "disk.img"], ["--get-kernel", "disk.img"]):
-        assert Ran(capsys, *words).out == "download: /boot/vmlinuz-5.1 -> ./vmlinuz-5.1\n"
+        assert pybuilder(*words).out == "download: /boot/vmlinuz-5.1 -> ./vmlinuz-5.1\n"
         Path("vmlinuz-5.1").unlink()
-        assert Ran(capsys, *words, "more").code == 2
+        assert pybuilder(*words, "more").code == 2
 
 
-def test_recipes_are_checked(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_are_checked(site: Site, pybuilder: Command) -> None:
     Path("good.toml").write_text('[variables]\nname = {}\n[[operation]]\nhostname = "${{ name }}"\n')
-    ran = Ran(capsys, "recipe", "check", "good.toml", "--set", "name=web")
+    ran = pybuilder("recipe", "check", "good.toml", "--set", "name=web")
     assert (ran.code, ran.out) == (0, "good.toml: good, with 1 operation\n"), ran.err
     Path("bad.toml").write_text('[[operation]]\nhostname = "a;b"\n')
     for words in (["good.toml"], ["bad.toml"], ["nowhere.toml"], [], ["good.toml", "--set", "x"]):
-        assert Ran(capsys, "recipe", "check", *words).code == 2, words
+        assert pybuilder("recipe", "check", *words).code == 2, words
 
 
-def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "recipe", "schema")
+def test_the_schema_is_printed(pybuilder: Command) -> None:
+    ran = pybuilder("recipe", "schema")
     assert ran.out == (Path(__file__).parents[4] / "docs" / "recipe.schema.json").read_text()
     jsonschema.Draft202012Validator.check_schema(json.loads(ran.out))
-    assert Ran(capsys, "recipe", "schema", "more").code == 2
+    assert pybuilder("recipe", "schema", "more").code == 2
 
 
-def test_alone_it_prints_what_to_type_first(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys)
+def test_alone_it_prints_what_to_type_first(home: Path, pybuilder: Command) -> None:
+    ran = pybuilder()
     assert (ran.code, ran.out) == (2, "")
     assert len(ran.err.splitlines()) <= 10
     for command in re.findall(r"^  pybuilder (.*?)  ", ran.err, re.MULTILINE):
@@ -136,21 +125,18 @@ def test_alone_it_prints_what_to_type_first(home: Path, capsys: pytest.CaptureFi
         assert word in cli.pybuilder.commands or word in {"debian-12", "--help"}, word
 
 
-def test_machine_readable_messages_of_a_verb(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "cache", "all", "--machine-readable")
-    assert ran.code == 0, ran.err
+def test_machine_readable_messages_of_a_verb(site: Site, pybuilder: Command) -> None:
+    ran = pybuilder("cache", "all", "--machine-readable").good()
     printed = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
     assert any(line["type"] == "message" for line in printed)
-    assert "in the cache: 1 template\n" in Ran(capsys, "cache", "all").out
+    assert "in the cache: 1 template\n" in pybuilder("cache", "all").out
 
 
 @pytest.mark.parametrize(
     ("words", "command"), verbs(), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
-def test_help_of_each_verb(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], command: click.Command
-) -> None:
-    ran = Ran(capsys, *words, "--help")
+def test_help_of_each_verb(pybuilder: Command, words: tuple[str, ...], command: click.Command) -> None:
+    ran = pybuilder(*words, "--help")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(f"Usage: pybuilder {' '.join(words)} ")
     assert [line for line in ran.out.splitlines() if len(line) > 80] == []
@@ -189,18 +175,23 @@ def test_options_of_one_name_are_alike_everywhere() -> None:
         ("tinyy", "did you mean tiny? All templates: pybuilder list"),
     ],
 )
-def test_a_misspelled_verb_is_found(
-    site: Site, capsys: pytest.CaptureFixture[str], words: str, hint: str
-) -> None:
-    ran = Ran(capsys, *words.split())
+def test_a_misspelled_verb_is_found(site: Site, pybuilder: Command, words: str, hint: str) -> None:
+    ran = pybuilder(*words.split())
     assert ran.code == 2
     assert hint in " ".join(ran.err.split())
-    assert "verb" not in Ran(capsys, "build", *words.split()).err
+    assert "verb" not in pybuilder("build", *words.split()).err
 
 
-def test_without_a_template_there_is_nothing_to_build(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelled_verb_is_found_when_no_source_can_be_used(site: Site, pybuilder: Command) -> None:
+    site.index.unlink()
+    for words in (["lsit"], ["--offline", "lsit"]):
+        assert "cannot read" in pybuilder(*words).failed(1, "did you mean the verb list?").err
+    assert "did you mean" not in pybuilder("tiny").err
+
+
+def test_without_a_template_there_is_nothing_to_build(home: Path, pybuilder: Command) -> None:
     for words in ("build", "plan", "--size 1G"):
-        assert "name the template to build" in Ran(capsys, *words.split()).err
+        assert "name the template to build" in pybuilder(*words.split()).err
 
 
 @pytest.mark.parametrize(
@@ -215,11 +206,9 @@ def test_without_a_template_there_is_nothing_to_build(home: Path, capsys: pytest
     ],
 )
 def test_options_that_are_missing(
-    home: Path, capsys: pytest.CaptureFixture[str], words: str, expected: str, absent: str
+    home: Path, pybuilder: Command, words: str, expected: str, absent: str
 ) -> None:
-    ran = Ran(capsys, *words.split())
-    assert ran.code == 2
-    assert expected in ran.err
+    ran = pybuilder(*words.split()).failed(2, expected)
     assert absent not in ran.err
 
 
@@ -229,56 +218,48 @@ def test_options_named_as_verbs_lead_to_verbs() -> None:
 
 
 @pytest.mark.parametrize("words", ["-h", "list -h", "tiny -h"])
-def test_the_help_has_a_short_name(home: Path, capsys: pytest.CaptureFixture[str], words: str) -> None:
-    ran = Ran(capsys, *words.split())
+def test_the_help_has_a_short_name(home: Path, pybuilder: Command, words: str) -> None:
+    ran = pybuilder(*words.split())
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("Usage: pybuilder")
 
 
 @pytest.mark.parametrize("words", ["get-kernel d.img", "firstboot-log d.img", "--get-kernel d.img"])
-def test_formats_that_are_only_written(home: Path, capsys: pytest.CaptureFixture[str], words: str) -> None:
+def test_formats_that_are_only_written(home: Path, pybuilder: Command, words: str) -> None:
     Path("d.img").write_bytes(bytes(512))
-    ran = Ran(capsys, *words.split(), "--format", "vmdk")
-    assert ran.code == 2
-    assert "the disk format 'vmdk' is not supported here\n  formats: raw, qcow2\n" in ran.err
+    pybuilder(*words.split(), "--format", "vmdk").failed(
+        2, "the disk format 'vmdk' is not supported here\n  formats: raw, qcow2\n"
+    )
 
 
 @pytest.mark.parametrize("words", ["plan", "cache", "cache gc"])
-def test_help_of_a_verb(capsys: pytest.CaptureFixture[str], words: str) -> None:
-    ran = Ran(capsys, "help", *words.split())
+def test_help_of_a_verb(pybuilder: Command, words: str) -> None:
+    ran = pybuilder("help", *words.split())
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out == Ran(capsys, *words.split(), "--help").out != ""
+    assert ran.out == pybuilder(*words.split(), "--help").out != ""
 
 
 @pytest.mark.parametrize("words", ["nonsense", "cache nonsense", "plan nonsense", "pybuilder nonsense"])
-def test_help_of_what_is_no_verb(capsys: pytest.CaptureFixture[str], words: str) -> None:
-    ran = Ran(capsys, "help", *words.split())
-    assert ran.code == 2
+def test_help_of_what_is_no_verb(pybuilder: Command, words: str) -> None:
+    ran = pybuilder("help", *words.split()).failed(2)
     assert len(ran.err.splitlines()) == 2, ran.err
 
 
 @pytest.mark.parametrize("page", ["", "pybuilder", "pybuilder-customize", "pybuilder-repo"])
-def test_manual_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, page: str
-) -> None:
+def test_manual_page(tmp_path: Path, pybuilder: Command, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     name = page or "pybuilder"
     shown: list[list[str]] = []
     monkeypatch.setattr(os, "execvp", lambda _program, words: shown.append(words))
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    Ran(capsys, "help", *page.split())
+    pybuilder("help", *page.split())
     assert shown.pop() == ["man", name], "a page of the system"
     folder = tmp_path / "share" / "man" / "man1"
     folder.mkdir(parents=True)
     (folder / f"{name}.1").touch()
-    Ran(capsys, "help", *page.split())
+    pybuilder("help", *page.split())
     assert shown.pop() == ["man", "-l", f"{folder}/{name}.1"], "a page of a virtual environment"
 
 
-def test_no_program_for_manual_pages(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_program_for_manual_pages(pybuilder: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    ran = Ran(capsys, "help")
-    assert ran.code == 1
-    assert "man-db" in ran.err
-    assert "pybuilder --help" in ran.err
+    pybuilder("help").failed(1, "man-db", "pybuilder --help")

@@ -16,6 +16,7 @@ from imgbuilder.customize.run import customize, validate
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.debianguest import KEY, OTHER_KEY, SHADOW, apply, context_of, debian_guest
+from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
 
 DAY = 20500
@@ -32,8 +33,7 @@ def a_day(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.row("Z9")
-def test_a_password_changes_its_field_and_nothing_else() -> None:
-    guest = debian_guest()
+def test_a_password_changes_its_field_and_nothing_else(guest: FakeGuest) -> None:
     apply(guest, "password", "ann:password:p:w d")
     shadow = guest.text("/etc/shadow")
     value = _field(shadow, "ann")
@@ -43,8 +43,7 @@ def test_a_password_changes_its_field_and_nothing_else() -> None:
     assert ("replace", "/etc/shadow") in guest.calls
 
 
-def test_the_chosen_hash_is_used() -> None:
-    guest = debian_guest()
+def test_the_chosen_hash_is_used(guest: FakeGuest) -> None:
     apply(guest, "root-password", "password:x", password_crypto=Crypto.SHA256)
     assert sha256_crypt.verify("x", _field(guest.text("/etc/shadow"), "root"))
 
@@ -71,22 +70,19 @@ def test_yescrypt_without_a_library_is_a_usage_error(monkeypatch: pytest.MonkeyP
     ("selector", "value"),
     [("disabled", "*"), ("disable", "*"), ("locked", "!!*"), ("lock", "!!*"), ("locked:disabled", "!!*")],
 )
-def test_accounts_without_a_password(selector: str, value: str) -> None:
-    guest = debian_guest()
+def test_accounts_without_a_password(guest: FakeGuest, selector: str, value: str) -> None:
     apply(guest, "root-password", selector)
     assert _field(guest.text("/etc/shadow"), "root") == value
 
 
-def test_a_locked_password_keeps_its_hash() -> None:
-    guest = debian_guest()
+def test_a_locked_password_keeps_its_hash(guest: FakeGuest) -> None:
     apply(guest, "root-password", "locked:password:x")
     value = _field(guest.text("/etc/shadow"), "root")
     assert value.startswith("!!$6$")
     assert sha512_crypt.verify("x", value.removeprefix("!!"))
 
 
-def test_an_unknown_user_is_an_error_with_the_next_step() -> None:
-    guest = debian_guest()
+def test_an_unknown_user_is_an_error_with_the_next_step(guest: FakeGuest) -> None:
     with pytest.raises(OperationError, match="no user bob") as caught:
         apply(guest, "password", "bob:password:x")
     assert caught.value.hint == "add the user first: --run-command 'useradd -m bob'"
@@ -149,9 +145,7 @@ def test_passwords_that_are_not_utf8_are_hashed_as_bytes() -> None:
 
 
 @pytest.mark.row("Z17")
-def test_random_passwords_have_120_bits_and_are_reported_once() -> None:
-    guest = debian_guest()
-    events: list[Event] = []
+def test_random_passwords_have_120_bits_and_are_reported_once(events: list[Event], guest: FakeGuest) -> None:
     apply(guest, "password", "ann:random", on_event=events.append)
     [event] = events
     assert isinstance(event, Notice)
@@ -168,8 +162,7 @@ def test_random_passwords_have_120_bits_and_are_reported_once() -> None:
 
 
 @pytest.mark.row("Z10")
-def test_keys_get_their_files_with_the_right_owner_and_modes() -> None:
-    guest = debian_guest()
+def test_keys_get_their_files_with_the_right_owner_and_modes(guest: FakeGuest) -> None:
     apply(guest, "ssh-inject", f"ann:string:{KEY}")
     assert guest.permissions("/home/ann") == ("0700", 1000, 1001)
     assert guest.permissions("/home/ann/.ssh") == ("0700", 1000, 1001)
@@ -180,8 +173,7 @@ def test_keys_get_their_files_with_the_right_owner_and_modes() -> None:
 
 
 @pytest.mark.row("Z10")
-def test_a_home_that_is_a_link_is_followed_in_the_guest() -> None:
-    guest = debian_guest()
+def test_a_home_that_is_a_link_is_followed_in_the_guest(guest: FakeGuest) -> None:
     guest.add_dir("/srv/ann", mode=0o755, uid=1000, gid=1001)
     guest.add_link("/home/ann", "/srv/ann")
     apply(guest, "ssh-inject", f"ann:string:{KEY}")
@@ -190,8 +182,7 @@ def test_a_home_that_is_a_link_is_followed_in_the_guest() -> None:
 
 
 @pytest.mark.row("Z10")
-def test_an_existing_file_is_repaired_and_gets_no_duplicates() -> None:
-    guest = debian_guest()
+def test_an_existing_file_is_repaired_and_gets_no_duplicates(guest: FakeGuest) -> None:
     guest.add("/root/.ssh/authorized_keys", OTHER_KEY, mode=0o640, uid=0, gid=8)
     apply(guest, "ssh-inject", f"root:string:{KEY}")
     apply(guest, "ssh-inject", f"root:string:{KEY} a new comment")
@@ -205,17 +196,15 @@ def test_keys_are_the_same_whatever_their_options_and_comments() -> None:
 
 
 @pytest.mark.row("Z10")
-def test_key_files(tmp_path: Path) -> None:
+def test_key_files(guest: FakeGuest, tmp_path: Path) -> None:
     file = tmp_path / "keys:2.pub"
     file.write_bytes(f"# mine\r\n{KEY}\r\n\r\n{OTHER_KEY}".encode())
-    guest = debian_guest()
     apply(guest, "ssh-inject", f"root:file:{file}")
     assert guest.text("/root/.ssh/authorized_keys") == f"{KEY}\n{OTHER_KEY}\n"
 
 
 @pytest.mark.row("Z10")
-def test_a_selector_may_hold_colons() -> None:
-    guest = debian_guest()
+def test_a_selector_may_hold_colons(guest: FakeGuest) -> None:
     key = f'environment="A=b:c" {KEY}'
     apply(guest, "ssh-inject", f"root:string:{key}")
     assert guest.text("/root/.ssh/authorized_keys") == f"{key}\n"
@@ -276,9 +265,8 @@ def test_malformed_passwd_lines_are_ignored() -> None:
     assert (found.uid, found.gid, found.home) == (1, 2, "/c")
 
 
-def test_a_password_may_be_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_may_be_a_secret(guest: FakeGuest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "p:w d")
-    guest = debian_guest()
     wishes = [
         parse_operation("root-password", "locked:secret:PW"),
         parse_operation("password", "ann:secret:PW"),
@@ -305,9 +293,8 @@ def test_a_secret_that_cannot_be_a_password_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize("selector", ["password:secret-1", "locked:password:secret-1", "disabled"])
-def test_a_password_is_not_expired_at_birth(selector: str) -> None:
+def test_a_password_is_not_expired_at_birth(guest: FakeGuest, selector: str) -> None:
     """A day of 0 means that the password must be changed at once; an old day, that it may have expired."""
-    guest = debian_guest()
     guest.add("/etc/shadow", "root:*:0:0:99999:7:::\nann:!:19000:0:90:7:::\n", mode=0o640, gid=42)
     apply(guest, "root-password", selector)
     apply(guest, "password", f"ann:{selector}")
@@ -321,8 +308,7 @@ def test_a_password_is_not_expired_at_birth(selector: str) -> None:
 @pytest.mark.parametrize(
     ("expires", "said"), [("20499", True), ("20500", True), ("20501", False), ("", False)]
 )
-def test_a_password_for_an_expired_account_is_a_warning(expires: str, said: bool) -> None:
-    guest = debian_guest()
+def test_a_password_for_an_expired_account_is_a_warning(guest: FakeGuest, expires: str, said: bool) -> None:
     guest.add("/etc/shadow", f"ann:!:19000:0:90:7::{expires}:\n")
     events: list[Event] = []
     apply(guest, "password", "ann:password:x", on_event=events.append)
@@ -331,9 +317,8 @@ def test_a_password_for_an_expired_account_is_a_warning(expires: str, said: bool
 
 
 @pytest.mark.parametrize("field", ["", "*", "$1$old$hash"])
-def test_a_password_is_looked_for_where_it_was_put(field: str) -> None:
+def test_a_password_is_looked_for_where_it_was_put(guest: FakeGuest, field: str) -> None:
     """Only "x" in /etc/passwd refers to /etc/shadow."""
-    guest = debian_guest()
     passwd = guest.text("/etc/passwd")
     guest.write("/etc/passwd", passwd.replace("root:x:", f"root:{field}:").encode())
     apply(guest, "root-password", "password:x")
@@ -382,8 +367,7 @@ def test_a_key_that_sshd_will_not_read_is_a_warning(path: str, config: str, said
     assert all("/etc/ssh/keys/%u" in text for text in texts)
 
 
-def test_a_folder_for_keys_that_was_made_before_is_given_to_the_user() -> None:
-    guest = debian_guest()
+def test_a_folder_for_keys_that_was_made_before_is_given_to_the_user(guest: FakeGuest) -> None:
     guest.add_dir("/home/ann", uid=1000, gid=1001)
     guest.add_dir("/home/ann/.ssh", mode=0o700)
     guest.add("/home/ann/.ssh/authorized_keys", f"{OTHER_KEY}\n", mode=0o600)
@@ -397,8 +381,7 @@ def test_a_folder_for_keys_that_was_made_before_is_given_to_the_user() -> None:
 @pytest.mark.parametrize(
     ("path", "mode", "uid"), [("", 0o777, 1000), ("", 0o755, 1), ("/.ssh", 0o770, 1000), ("/.ssh", 0o700, 1)]
 )
-def test_a_key_that_sshd_finds_unsafe_is_a_warning(path: str, mode: int, uid: int) -> None:
-    guest = debian_guest()
+def test_a_key_that_sshd_finds_unsafe_is_a_warning(guest: FakeGuest, path: str, mode: int, uid: int) -> None:
     guest.add_dir("/home/ann", uid=1000, gid=1001)
     guest.add_dir(f"/home/ann{path}", mode=mode, uid=uid)
     events: list[Event] = []

@@ -98,8 +98,7 @@ def test_a_package_with_other_bytes_is_not_given(tmp_path: Path) -> None:
     assert f"{aptsettings.FOLDER}/archives/a_1%3a2_all.deb" not in seen
 
 
-def test_the_mirror_holds_for_all_commands_and_leaves_nothing(tmp_path: Path) -> None:
-    guest = debian_guest()
+def test_the_mirror_holds_for_all_commands_and_leaves_nothing(guest: FakeGuest, tmp_path: Path) -> None:
     guest.add("/etc/apt/sources.list.d/debian.sources", STANZAS)
     seen: dict[str, bytes] = {}
 
@@ -188,16 +187,14 @@ def test_files_of_a_hostile_guest_do_not_stay_in_the_folder(tmp_path: Path) -> N
     assert other.read_bytes() == b"of another build"
 
 
-def test_a_package_that_is_wanted_many_times_is_given_once(tmp_path: Path) -> None:
+def test_a_package_that_is_wanted_many_times_is_given_once(guest: FakeGuest, tmp_path: Path) -> None:
     (tmp_path / "n_1_all.deb").write_bytes(b"n")
-    guest = debian_guest()
     guest.mkdir_p(f"{aptsettings.FOLDER}/archives")
     wanted = aptsettings.parse_wanted(f"'http://h/n' n_1_all.deb 1 SHA256:{_digest(b'n')}\n" * 10_000)
     assert aptsettings.upload_packages(guest, context_of(guest, package_cache=tmp_path), wanted) == 1
 
 
-def test_a_guest_cannot_fill_the_host_with_packages(tmp_path: Path) -> None:
-    guest = debian_guest()
+def test_a_guest_cannot_fill_the_host_with_packages(guest: FakeGuest, tmp_path: Path) -> None:
     context = context_of(guest, package_cache=tmp_path)
     with aptsettings.folder_in_guest(guest, context):
         guest.add_sparse(f"{aptsettings.FOLDER}/archives/big_1_all.deb", 8 << 40)
@@ -206,8 +203,7 @@ def test_a_guest_cannot_fill_the_host_with_packages(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["fine_1_all.deb"]
 
 
-def test_sources_of_apt_have_limits() -> None:
-    guest = debian_guest()
+def test_sources_of_apt_have_limits(guest: FakeGuest) -> None:
     guest.add_sparse("/etc/apt/sources.list", 8 << 30)
     with pytest.raises(GuestCallError):
         list(aptsettings.read_sources(guest))

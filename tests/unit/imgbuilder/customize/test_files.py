@@ -272,8 +272,7 @@ def test_truncate_recursive_empties_files_and_follows_no_links() -> None:
         apply(guest, "truncate-recursive", "/d/a")
 
 
-def test_chown_looks_names_up_in_the_guest() -> None:
-    guest = debian_guest()
+def test_chown_looks_names_up_in_the_guest(guest: FakeGuest) -> None:
     guest.add("/a", "")
     guest.add("/etc/group", "root:x:0:\nstaff:x:50:ann\n")
     apply(guest, "chown", "ann:staff:/a")
@@ -287,7 +286,7 @@ def test_chown_looks_names_up_in_the_guest() -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "gz", "bz2", "xz", "zst"])
-def test_tar_in_whatever_the_compression(kind: str, tmp_path: Path) -> None:
+def test_tar_in_whatever_the_compression(guest: FakeGuest, kind: str, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("content")
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, f"w:{kind if kind != 'zst' else ''}") as tar:  # type: ignore[call-overload]
@@ -295,7 +294,6 @@ def test_tar_in_whatever_the_compression(kind: str, tmp_path: Path) -> None:
     if kind == "zst":
         subprocess.run(["zstd", "-q", "--rm", archive, "-o", tmp_path / "a.tar.zst"], check=True)
         archive = tmp_path / "a.tar.zst"
-    guest = debian_guest()
     guest.add_dir("/run/sub")
     apply(guest, "tar-in", f"{archive}:/var/run")
     assert guest.text("/run/sub/f") == "content"
@@ -323,10 +321,9 @@ def test_a_local_name_may_hold_a_colon(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["write", "upload"])
-def test_nothing_is_written_to_a_device_or_a_pipe(keyword: str, tmp_path: Path) -> None:
+def test_nothing_is_written_to_a_device_or_a_pipe(guest: FakeGuest, keyword: str, tmp_path: Path) -> None:
     """Their content would not be in the image, and writing to a pipe without a reader would block."""
     (tmp_path / "x").write_text("x")
-    guest = debian_guest()
     guest.add_fifo("/var/pipe")
     guest.add_link("/etc/out", "/var/pipe")
     for path in ("/var/pipe", "/etc/out"):
@@ -336,8 +333,7 @@ def test_nothing_is_written_to_a_device_or_a_pipe(keyword: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("keyword", ["copy", "move", "link"])
-def test_a_last_slash_means_a_directory(keyword: str) -> None:
-    guest = debian_guest()
+def test_a_last_slash_means_a_directory(guest: FakeGuest, keyword: str) -> None:
     guest.add("/etc/motd", "x")
     with pytest.raises(OperationError, match="/etc/new/ is not a directory") as caught:
         apply(guest, keyword, "/etc/motd:/etc/new/")
@@ -348,8 +344,7 @@ def test_a_last_slash_means_a_directory(keyword: str) -> None:
     assert guest.text("/etc/new/motd") == "x" or keyword == "link"
 
 
-def test_a_link_is_not_made_below_a_directory_of_its_name() -> None:
-    guest = debian_guest()
+def test_a_link_is_not_made_below_a_directory_of_its_name(guest: FakeGuest) -> None:
     guest.add_dir("/opt/tool")
     with pytest.raises(GuestCallError):
         apply(guest, "link", "/usr/lib/tool:/opt")
@@ -392,23 +387,21 @@ def test_a_tree_that_cannot_be_copied_whole_is_refused_before_any_work(tmp_path:
         parse_operation("copy-in", "/:/opt")
 
 
-def test_a_linked_tree_is_copied_under_the_name_that_was_given(tmp_path: Path) -> None:
+def test_a_linked_tree_is_copied_under_the_name_that_was_given(guest: FakeGuest, tmp_path: Path) -> None:
     (tmp_path / "release-1").mkdir()
     (tmp_path / "release-1/page").write_text("page")
     (tmp_path / "current").symlink_to("release-1")
-    guest = debian_guest()
     guest.add_dir("/opt")
     apply(guest, "copy-in", f"{tmp_path}/current:/opt")
     assert guest.text("/opt/current/page") == "page"
     assert guest.ls("/opt") == ["current"]
 
 
-def test_a_file_with_attributes_is_uploaded_with_them(tmp_path: Path) -> None:
+def test_a_file_with_attributes_is_uploaded_with_them(guest: FakeGuest, tmp_path: Path) -> None:
     """The file is uploaded through the link in its place, and as a tar file, which can contain attributes."""
     os.setxattr(tmp_path, "user.note", b"1")  # some filesystems support none
     (tmp_path / "tool").write_text("tool")
     os.setxattr(tmp_path / "tool", "user.note", b"1")
-    guest = debian_guest()
     guest.add("/usr/bin/real-tool", "old")
     guest.add_link("/usr/bin/tool", "real-tool")
     apply(guest, "upload", f"{tmp_path}/tool:/usr/bin/tool")
@@ -419,10 +412,9 @@ def test_a_file_with_attributes_is_uploaded_with_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("keyword", "text"), [("chmod", "600:/boot/efi/x"), ("chown", "1:1:/boot/efi/x")])
 def test_permissions_that_a_filesystem_does_not_keep_are_an_error(
-    keyword: str, text: str, monkeypatch: pytest.MonkeyPatch
+    guest: FakeGuest, keyword: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAT stores none, but reports success."""
-    guest = debian_guest()
     guest.add("/boot/efi/x", mode=0o755)
     monkeypatch.setattr(guest, keyword, lambda *_arguments: None)
     with pytest.raises(OperationError, match=f"^--{keyword}: .* of /boot/efi/x .* still"):

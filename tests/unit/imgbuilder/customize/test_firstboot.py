@@ -36,8 +36,7 @@ def test_names_are_those_of_virt_builder(name: str, file: str) -> None:
 
 
 @pytest.mark.row("Z12")
-def test_a_hundred_scripts_keep_their_order_whatever_their_names(tmp_path: Path) -> None:
-    guest = debian_guest()
+def test_a_hundred_scripts_keep_their_order_whatever_their_names(guest: FakeGuest, tmp_path: Path) -> None:
     script = tmp_path / "z.sh"
     script.write_bytes(b"#!/bin/sh\nx\xff\n")
     apply(guest, "firstboot", str(script))
@@ -52,16 +51,14 @@ def test_a_hundred_scripts_keep_their_order_whatever_their_names(tmp_path: Path)
     assert {guest.permissions(f"{BASE}/scripts/{name}") for name in names} == {("0755", 0, 0)}
 
 
-def test_scripts_of_the_template_run_first() -> None:
-    guest = debian_guest()
+def test_scripts_of_the_template_run_first(guest: FakeGuest) -> None:
     guest.add(f"{BASE}/scripts/5000-0007-old")
     guest.add(f"{BASE}/scripts/README")
     apply(guest, "firstboot-command", "new")
     assert "5000-0008-new" in _names(guest)
 
 
-def test_the_service_of_a_systemd_guest() -> None:
-    guest = debian_guest()
+def test_the_service_of_a_systemd_guest(guest: FakeGuest) -> None:
     apply(guest, "firstboot-command", "true")
     unit = "/usr/lib/systemd/system/guestfs-firstboot.service"
     assert guest.readlink(WANTS) == unit
@@ -86,22 +83,20 @@ def test_the_service_of_a_systemd_guest() -> None:
         ),
     ],
 )
-def test_guests_with_system_v_init(release: str, sign: str, links: list[str]) -> None:
+def test_guests_with_system_v_init(events: list[Event], release: str, sign: str, links: list[str]) -> None:
     guest = FakeGuest()
     guest.add("/etc/os-release", release)
     guest.add_dir(sign)
-    events: list[Event] = []
     apply(guest, "firstboot-command", "true", on_event=events.append)
     for link in links:
         assert guest.readlink(link) == f"{BASE}/firstboot.sh"
     assert events == []
 
 
-def test_an_unknown_init_system_is_a_warning() -> None:
+def test_an_unknown_init_system_is_a_warning(events: list[Event]) -> None:
     guest = FakeGuest()
     guest.add("/etc/os-release", "ID=alpine")
     guest.add_dir("/etc/init.d")
-    events: list[Event] = []
     apply(guest, "firstboot-command", "true", on_event=events.append)
     [event] = events
     assert isinstance(event, Notice)
@@ -231,8 +226,7 @@ def test_the_installed_driver_has_the_real_paths() -> None:
 
 
 @pytest.mark.row("Z12")
-def test_the_first_boot_as_read_from_an_image() -> None:
-    guest = debian_guest()
+def test_the_first_boot_as_read_from_an_image(guest: FakeGuest) -> None:
     apply(guest, "firstboot-command", "waiting")
     guest.add(
         "/var/lib/pybuilder/firstboot-status",

@@ -56,9 +56,8 @@ def test_a_user_without_password_needs_none_for_sudo() -> None:
     assert "\nbob:*:" in guest.text("/etc/shadow")
 
 
-def test_a_random_password_is_reported_once() -> None:
+def test_a_random_password_is_reported_once(events: list[Event]) -> None:
     guest = ready()
-    events: list[Event] = []
     apply(guest, "user", "bob:password=random", on_event=events.append)
     (said,) = [event.text for event in events if isinstance(event, Notice)]
     assert re.fullmatch(r"Setting random password of bob to \w{21}", said)
@@ -101,8 +100,7 @@ def test_any_text_gives_a_user_or_a_usage_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"), [("ann", "already"), ("bob:groups=none", "no group none"), ("bob:sudo", "no sudo")]
 )
-def test_a_guest_that_does_not_fit_is_not_changed(text: str, message: str) -> None:
-    guest = debian_guest()
+def test_a_guest_that_does_not_fit_is_not_changed(guest: FakeGuest, text: str, message: str) -> None:
     before = guest.tree()
     with pytest.raises(OperationError, match=message):
         apply(guest, "user", text)
@@ -110,13 +108,11 @@ def test_a_guest_that_does_not_fit_is_not_changed(text: str, message: str) -> No
     assert guest.scripts == []
 
 
-def test_a_cloud_init_seed(tmp_path: Path) -> None:
+def test_a_cloud_init_seed(events: list[Event], guest: FakeGuest, tmp_path: Path) -> None:
     (tmp_path / "user").write_text("#cloud-config\n")
     (tmp_path / "meta").write_text("instance-id: mine\n")
     (tmp_path / "net:work").write_text("version: 2\n")
-    guest = debian_guest()
     guest.add("/usr/bin/cloud-init")
-    events: list[Event] = []
     apply(
         guest, "cloud-init", f"{tmp_path}/user:{tmp_path}/meta:{tmp_path}/net\\:work", on_event=events.append
     )
@@ -250,10 +246,9 @@ def test_a_sudo_rule_that_sudo_does_not_read_is_refused(sudoers: str, works: boo
     assert guest.scripts == []
 
 
-def test_a_home_that_was_made_before_belongs_to_its_user() -> None:
+def test_a_home_that_was_made_before_belongs_to_its_user(events: list[Event]) -> None:
     guest = ready()
     guest.add_dir("/home/bob")
-    events: list[Event] = []
     apply(guest, "user", "bob", on_event=events.append)
     assert guest.permissions("/home/bob") == ("0755", 1007, 1007)
     assert any("/home/bob existed before" in event.text for event in events if isinstance(event, Notice))
@@ -291,14 +286,12 @@ def test_a_user_where_busybox_adds_users(groups: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_seed_that_cloud_init_will_not_read_is_a_warning(
-    files: dict[str, str], why: str | None, tmp_path: Path
+    events: list[Event], guest: FakeGuest, files: dict[str, str], why: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "user-data").write_text("#cloud-config\n")
-    guest = debian_guest()
     guest.add("/usr/bin/cloud-init")
     for name, content in files.items():
         guest.add(f"/etc/cloud/{name}", content)
-    events: list[Event] = []
     apply(guest, "cloud-init", str(tmp_path / "user-data"), on_event=events.append)
     texts = [event.text for event in events if isinstance(event, Notice)]
     assert len(texts) == (why is not None)

@@ -13,7 +13,7 @@ from imgbuilder.customize.ops import packages
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.guests.ports import CommandResult
-from tests.fakes.debianguest import apply, context_of, debian_guest
+from tests.fakes.debianguest import apply, context_of
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
 
@@ -127,8 +127,7 @@ def test_an_unknown_manager_is_an_error_before_the_guest_is_changed() -> None:
         assert "--run-command" in caught.value.hint
 
 
-def test_failures_name_the_option_and_the_missing_network() -> None:
-    guest = debian_guest()
+def test_failures_name_the_option_and_the_missing_network(guest: FakeGuest) -> None:
     guest.on_sh("apt-get", CommandResult(100, ""))
     for keyword, text, hint in (
         ("install", "a,b", NO_NETWORK_HINT),
@@ -252,10 +251,8 @@ def test_deviations_are_read_from_the_output_of_a_package_manager() -> None:
     assert packages.deviations("Setting up x ...\n") == packages.not_found("x\n") == []
 
 
-def test_deviations_are_warnings_and_missing_packages_an_error() -> None:
-    guest = debian_guest()
+def test_deviations_are_warnings_and_missing_packages_an_error(events: list[Event], guest: FakeGuest) -> None:
     guest.on_sh("sed -n", CommandResult(0, "The following packages have been kept back:\n  \x1b[1mkern\n"))
-    events: list[Event] = []
     apply(guest, "update", on_event=events.append)
     [notice] = [event for event in events if isinstance(event, Notice)]
     assert notice.severity is Severity.WARNING

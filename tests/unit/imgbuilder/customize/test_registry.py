@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -144,7 +147,7 @@ def test_every_operation_has_a_behaviour_test_and_no_test_is_left_over() -> None
 
 
 @pytest.mark.parametrize("keyword", sorted(CASES))
-def test_operation(keyword: str, tmp_path: Path) -> None:
+def test_operation(guest: FakeGuest, keyword: str, tmp_path: Path) -> None:
     case = CASES[keyword]
     local = tmp_path / "script.sh"
     local.write_text("#!/bin/sh\n")
@@ -155,7 +158,6 @@ def test_operation(keyword: str, tmp_path: Path) -> None:
     def filled(text: str) -> str:
         return text.replace("{local}", str(local)).replace("{tar}", str(archive))
 
-    guest = debian_guest()
     for path, content in case.files.items():
         guest.add(path, content)
     before = debian_guest()
@@ -424,3 +426,25 @@ def test_any_file_gives_operations_or_a_usage_error(
         read_commands_file(path)
     except UsageError as error:
         assert error.message  # noqa: PT017
+
+
+NOT_OPERATIONS = {
+    "add", "attach", "attach-format", "color", "colors", "colour", "colours", "connect", "domain", "dry-run",
+    "dryrun", "echo-keys", "format", "help", "key", "keys-from-stdin", "machine-readable", "memsize",
+    "network", "no-network", "quiet", "smp", "verbose", "version", "wrap", "commands-from-file",
+}  # fmt: skip
+"""Options that are not customizations."""
+
+GONE = {"sm-attach", "sm-credentials", "sm-register", "sm-remove", "sm-unregister"}
+"""Removed from virt-customize in 1.56: --run-command does the same."""
+
+LATER = {"chown", "tar-in", "no-selinux-relabel", "selinux-relabel-exclude"}
+"""In virt-customize since 1.50, 1.52 and 1.57; the installed one may not have them."""
+
+
+@pytest.mark.skipif(shutil.which("virt-customize") is None, reason="virt-customize is not installed")
+def test_every_operation_of_virt_customize_is_here() -> None:
+    shown = subprocess.run(["virt-customize", "--help"], capture_output=True, text=True, check=True).stdout
+    theirs = set(re.findall(r"--([a-z][a-z-]*)", shown.split("Options:")[-1])) - NOT_OPERATIONS
+    assert len(theirs) > 25, "the help was not understood"
+    assert (theirs | LATER) - GONE - set(all_operations()) == set()

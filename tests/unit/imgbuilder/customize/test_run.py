@@ -34,8 +34,7 @@ def _steps(events: list[Event]) -> list[str]:
 
 
 @pytest.mark.row("Z21")
-def test_the_order_is_the_users_with_passwords_late_and_the_log_last() -> None:
-    guest = debian_guest()
+def test_the_order_is_the_users_with_passwords_late_and_the_log_last(guest: FakeGuest) -> None:
     guest.add("/etc/selinux/config")
     guest.add("/usr/sbin/load_policy")
     guest.add("/tmp/builder.log")
@@ -79,9 +78,7 @@ def test_the_order_is_the_users_with_passwords_late_and_the_log_last() -> None:
     assert sha256_crypt.verify("y", hashes[2])
 
 
-def test_each_operation_is_reported_before_it_is_applied() -> None:
-    guest = debian_guest()
-    events: list[Event] = []
+def test_each_operation_is_reported_before_it_is_applied(events: list[Event], guest: FakeGuest) -> None:
 
     def answer(_script: str) -> CommandResult:
         assert events[-1] == Step("Running: two")
@@ -92,8 +89,7 @@ def test_each_operation_is_reported_before_it_is_applied() -> None:
     assert len(guest.scripts) == 2
 
 
-def test_a_failed_operation_ends_the_customization() -> None:
-    guest = debian_guest()
+def test_a_failed_operation_ends_the_customization(guest: FakeGuest) -> None:
     guest.on_sh("\nbad\n", CommandResult(9, "words"))
     with pytest.raises(OperationError, match="exit status 9") as caught:
         _customize(guest, "write /a:1", "run-command bad", "write /b:2", "root-password password:x")
@@ -103,8 +99,7 @@ def test_a_failed_operation_ends_the_customization() -> None:
     assert guest.text("/etc/shadow").startswith("root:*:")
 
 
-def test_a_failed_request_names_the_operation() -> None:
-    guest = debian_guest()
+def test_a_failed_request_names_the_operation(guest: FakeGuest) -> None:
     with pytest.raises(OperationError, match="--mkdir failed: /etc/passwd: Not a directory"):
         _customize(guest, "mkdir /etc/passwd/x")
 
@@ -118,10 +113,9 @@ def test_a_failed_request_names_the_operation() -> None:
         ["selinux-relabel", "no-selinux-relabel"],
     ],
 )
-def test_contradictions_are_found_before_any_work(lines: list[str]) -> None:
+def test_contradictions_are_found_before_any_work(guest: FakeGuest, lines: list[str]) -> None:
     with pytest.raises(UsageError):
         validate(_operations(*lines))
-    guest = debian_guest()
     with pytest.raises(UsageError):
         _customize(guest, *lines)
     assert guest.calls == []
@@ -144,8 +138,7 @@ def test_which_operations_need_the_network_and_which_run_commands() -> None:
     assert needs_commands(_operations("write /a:x", "run-command x"))
 
 
-def test_root_gets_a_random_password_that_is_reported_once() -> None:
-    guest = debian_guest()
+def test_root_gets_a_random_password_that_is_reported_once(guest: FakeGuest) -> None:
     result, events = _customize(guest, "write /a:x", implicit_root_password=True)
     password = result.root_password
     assert password is not None
@@ -172,8 +165,7 @@ def test_root_gets_no_random_password_when_an_operation_decides(line: str) -> No
     assert not [event for event in events if isinstance(event, Notice)]
 
 
-def test_a_random_password_is_only_made_if_wanted() -> None:
-    guest = debian_guest()
+def test_a_random_password_is_only_made_if_wanted(guest: FakeGuest) -> None:
     result, _events = _customize(guest, "password ann:password:x")
     assert result.root_password is None
     assert guest.text("/etc/shadow").startswith("root:*:")
@@ -198,16 +190,14 @@ def test_seeds_and_machine_ids_differ_in_100_builds() -> None:
     ("before", "changed"),
     [(b"", True), (b"uninitialized\n", True), (b"0" * 32 + b"\n", False), (b"uninitialized", False)],
 )
-def test_only_an_empty_machine_id_is_filled(before: bytes, changed: bool) -> None:
-    guest = debian_guest()
+def test_only_an_empty_machine_id_is_filled(guest: FakeGuest, before: bytes, changed: bool) -> None:
     guest.add("/etc/machine-id", before)
     _result, events = _customize(guest)
     assert (guest.read("/etc/machine-id") != before) == changed
     assert ("Setting the machine ID in /etc/machine-id" in _steps(events)) == changed
 
 
-def test_a_missing_or_linked_machine_id_is_left() -> None:
-    guest = debian_guest()
+def test_a_missing_or_linked_machine_id_is_left(guest: FakeGuest) -> None:
     guest.remove("/etc/machine-id")
     _customize(guest)
     assert not guest.exists("/etc/machine-id")
@@ -218,8 +208,7 @@ def test_a_missing_or_linked_machine_id_is_left() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 512), (1000, 1000), (20_000, 8192)])
-def test_an_existing_seed_is_refilled_in_place(old: int, new: int) -> None:
-    guest = debian_guest()
+def test_an_existing_seed_is_refilled_in_place(guest: FakeGuest, old: int, new: int) -> None:
     guest.add("/var/lib/urandom/random-seed", b"x" * old, mode=0o600, uid=1)
     _customize(guest)
     content = guest.read("/var/lib/urandom/random-seed")
@@ -242,16 +231,14 @@ def test_a_guest_without_systemd_gets_its_familys_seed_or_a_warning() -> None:
     assert [event.severity for event in events if isinstance(event, Notice)] == [Severity.WARNING]
 
 
-def test_a_planted_seed_link_is_not_written_through() -> None:
-    guest = debian_guest()
+def test_a_planted_seed_link_is_not_written_through(guest: FakeGuest) -> None:
     guest.add_link("/var/lib/systemd/random-seed", "/etc/nowhere")
     _customize(guest)
     assert not guest.exists("/etc/nowhere")
 
 
 @pytest.mark.row("Z23")
-def test_commands_write_to_the_new_log_which_is_removed() -> None:
-    guest = debian_guest()
+def test_commands_write_to_the_new_log_which_is_removed(guest: FakeGuest) -> None:
     guest.add_link("/tmp/builder.log", "/etc/passwd")
     passwd = guest.read("/etc/passwd")
 
@@ -277,8 +264,7 @@ def test_commands_write_to_the_new_log_which_is_removed() -> None:
         (["/usr/sbin/load_policy"], ["selinux-relabel"], False),
     ],
 )
-def test_selinux_labels(files: list[str], lines: list[str], labelled: bool) -> None:
-    guest = debian_guest()
+def test_selinux_labels(guest: FakeGuest, files: list[str], lines: list[str], labelled: bool) -> None:
     for path in files:
         guest.add(path)
     _result, events = _customize(guest, *lines)
@@ -288,8 +274,7 @@ def test_selinux_labels(files: list[str], lines: list[str], labelled: bool) -> N
     assert guest.exists("/.autorelabel") == (len(files) == 2)
 
 
-def test_commands_of_a_foreign_architecture_are_refused_before_the_guest_is_changed() -> None:
-    guest = debian_guest()
+def test_commands_of_a_foreign_architecture_are_refused_before_the_guest_is_changed(guest: FakeGuest) -> None:
     with pytest.raises(
         OperationError, match="--run-command cannot run programs of a guest for aarch64"
     ) as caught:
@@ -301,15 +286,13 @@ def test_commands_of_a_foreign_architecture_are_refused_before_the_guest_is_chan
     assert guest.scripts == []
 
 
-def test_package_names_are_checked_before_the_guest_is_changed() -> None:
-    guest = debian_guest()
+def test_package_names_are_checked_before_the_guest_is_changed(guest: FakeGuest) -> None:
     with pytest.raises(OperationError, match="'vim-' is not a package name of apt"):
         _customize(guest, "write /a:x", "install vim-")
     assert guest.calls == []
 
 
-def test_name_resolution_is_tested_once_and_before_apt() -> None:
-    guest = debian_guest()
+def test_name_resolution_is_tested_once_and_before_apt(guest: FakeGuest) -> None:
     guest.add("/etc/apt/sources.list", "deb http://deb.example.org/ x main")
     _customize(guest, "install a", "run-command x", "update")
     kinds = [

@@ -15,6 +15,7 @@ from imgbuilder.events import Event, Notice, Step, info
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host import process
 from tests.fakes.debianguest import context_of, debian_guest
+from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
 
 
@@ -75,13 +76,12 @@ def test_the_longest_secret_is_hidden_first_and_short_lines_are_left() -> None:
 
 
 @pytest.mark.row("Z18")
-def test_events_and_errors_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_and_errors_are_masked(guest: FakeGuest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "canary-1")
     operations = [
         parse_operation("secret", "A=env:MINE"),
         parse_operation("run-command", "curl -H canary-1"),
     ]
-    guest = debian_guest()
     guest.on_sh("curl", CommandResult(7, "bad token canary-1"))
     events: list[Event] = []
     with pytest.raises(OperationError) as caught:

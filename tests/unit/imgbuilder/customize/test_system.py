@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.customize.accountfiles import rename_host
+from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice
-from tests.fakes.debianguest import apply, debian_guest
+from tests.fakes.debianguest import apply, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 
 
 def _guest(os_release: str) -> FakeGuest:
@@ -53,8 +55,7 @@ def test_hosts_without_the_old_name_are_kept_byte_for_byte(hosts: bytes, old: st
         assert rename_host(hosts, old, "vm.example.org") == hosts
 
 
-def test_hostname_in_debian() -> None:
-    guest = debian_guest()
+def test_hostname_in_debian(guest: FakeGuest) -> None:
     apply(guest, "hostname", "vm.example.org")
     assert guest.text("/etc/hostname") == "vm.example.org\n"
     assert guest.text("/etc/hosts") == "127.0.0.1\tlocalhost\n127.0.1.1\tvm.example.org\n"
@@ -63,8 +64,7 @@ def test_hostname_in_debian() -> None:
     assert not guest.exists("/etc/hosts")
 
 
-def test_hostname_through_a_link_stays_in_the_guest() -> None:
-    guest = debian_guest()
+def test_hostname_through_a_link_stays_in_the_guest(guest: FakeGuest) -> None:
     guest.remove("/etc/hostname")
     guest.add_link("/etc/hostname", "/var/lib/name")
     guest.add("/var/lib/name", "debian\n")
@@ -101,8 +101,7 @@ def test_hostname_in_suse_and_others() -> None:
 
 
 @pytest.mark.row("Z14")
-def test_a_time_zone_is_a_zone_file_below_zoneinfo() -> None:
-    guest = debian_guest()
+def test_a_time_zone_is_a_zone_file_below_zoneinfo(guest: FakeGuest) -> None:
     guest.add("/etc/secret", b"TZif")
     guest.add("/usr/share/zoneinfo/leapseconds", b"# text")
     guest.add_dir("/usr/share/zoneinfo/Etc")
@@ -115,16 +114,14 @@ def test_a_time_zone_is_a_zone_file_below_zoneinfo() -> None:
 
 
 @pytest.mark.row("Z14")
-def test_a_link_to_another_zone_is_a_time_zone() -> None:
-    guest = debian_guest()
+def test_a_link_to_another_zone_is_a_time_zone(guest: FakeGuest) -> None:
     guest.add_link("/usr/share/zoneinfo/Germany", "Europe/Berlin")
     apply(guest, "timezone", "Germany")
     assert guest.readlink("/etc/localtime") == "/usr/share/zoneinfo/Germany"
     assert not guest.exists("/etc/timezone")
 
 
-def test_the_old_file_with_the_zones_name_follows() -> None:
-    guest = debian_guest()
+def test_the_old_file_with_the_zones_name_follows(guest: FakeGuest) -> None:
     guest.add("/etc/timezone", "Etc/UTC\n")
     guest.remove("/etc/localtime")
     guest.add("/etc/localtime", "a copy")
@@ -168,8 +165,89 @@ def test_a_hostname_that_may_have_no_effect_is_a_warning(distro: str, systemd: b
     assert [f"({distro})" in event.text for event in events if isinstance(event, Notice)] == [True] * said
 
 
-def test_the_zone_outlives_an_update_of_old_red_hat_systems() -> None:
-    guest = debian_guest()
+def test_the_zone_outlives_an_update_of_old_red_hat_systems(guest: FakeGuest) -> None:
     guest.add("/etc/sysconfig/clock", '# zone\nZONE="America/New_York"\nUTC=true\n')
     apply(guest, "timezone", "Europe/Berlin")
     assert guest.text("/etc/sysconfig/clock") == '# zone\nUTC=true\nZONE="Europe/Berlin"\n'
+
+
+EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"
+CONTEXTS = "/etc/selinux/{}/contexts/files/file_contexts"
+
+
+def selinux_guest(
+    config: str = "SELINUX=enforcing\nSELINUXTYPE=default\n", policy: str = "default"
+) -> FakeGuest:
+    guest = debian_guest()
+    guest.add("/etc/selinux/config", config)
+    guest.add("/usr/sbin/load_policy")
+    guest.add(CONTEXTS.format(policy), "/.* system_u:object_r:default_t:s0\n")
+    return guest
+
+
+def labelled(guest: FakeGuest) -> list[str]:
+    return [path for call, path in guest.calls if call == "relabel"]
+
+
+def test_the_appliance_labels_by_the_guests_policy_and_the_guest_need_not() -> None:
+    guest = selinux_guest()
+    guest.has_setfiles = True
+    guest.add("/.autorelabel")
+    customize(guest, [], context_of(guest))
+    assert labelled(guest) == [CONTEXTS.format("default")]
+    assert not guest.exists("/.autorelabel")
+
+
+def test_targeted_is_the_default_policy() -> None:
+    guest = selinux_guest("# SELINUXTYPE=mls\nSELINUX = permissive\n", "targeted")
+    guest.has_setfiles = True
+    customize(guest, [], context_of(guest))
+    assert labelled(guest) == [CONTEXTS.format("targeted")]
+
+
+@pytest.mark.parametrize(
+    ("config", "policy", "setfiles"),
+    [
+        ("SELINUX=enforcing\nSELINUXTYPE=default\n", "default", False),
+        ("SELINUX=disabled\nSELINUXTYPE=default\n", "default", True),
+        ("SELINUX=enforcing\nSELINUXTYPE=mls\n", "default", True),
+        ("SELINUX=enforcing\nSELINUXTYPE=../../tmp\n", "default", True),
+    ],
+)
+def test_otherwise_the_guest_labels_itself(config: str, policy: str, setfiles: bool) -> None:
+    guest = selinux_guest(config, policy)
+    guest.add("/etc/tmp/contexts/files/file_contexts")
+    guest.has_setfiles = setfiles
+    customize(guest, [], context_of(guest))
+    assert labelled(guest) == ([] if setfiles else [CONTEXTS.format(policy)])
+    assert guest.exists("/.autorelabel")
+
+
+def test_no_labels_without_selinux_or_when_they_are_not_wanted() -> None:
+    plain = debian_guest()
+    customize(plain, [parse_operation("selinux-relabel")], context_of(plain))
+    left = selinux_guest()
+    customize(left, [parse_operation("no-selinux-relabel")], context_of(left))
+    for guest in (plain, left):
+        assert labelled(guest) == []
+        assert not guest.exists("/.autorelabel")
+
+
+def test_directories_are_passed_over_by_the_appliance() -> None:
+    guest = selinux_guest()
+    guest.has_setfiles = True
+    words = [parse_operation("selinux-relabel-exclude", path) for path in ("/srv/a", "/srv/b")]
+    customize(guest, words, context_of(guest))
+    assert labelled(guest) == [f"{CONTEXTS.format('default')} /srv/a /srv/b"]
+    assert not guest.exists(EXCLUDED)
+
+
+@pytest.mark.parametrize("before", [None, "/old", "/old\n/srv/a\n"])
+def test_directories_are_passed_over_by_the_guest_itself(before: str | None) -> None:
+    guest = selinux_guest()
+    if before is not None:
+        guest.add(EXCLUDED, before)
+    words = [parse_operation("selinux-relabel-exclude", path) for path in ("/srv/a", "/srv/b")]
+    customize(guest, words, context_of(guest))
+    assert guest.text(EXCLUDED) == ("" if before is None else "/old\n") + "/srv/a\n/srv/b\n"
+    assert guest.exists("/.autorelabel")

@@ -60,9 +60,8 @@ def refused(*scripts: Sequence[Step], url: str = "/f", **options: Any) -> tuple[
     return caught.value, server
 
 
-def test_good_server(httpserver: HTTPServer) -> None:
+def test_good_server(events: list[Event], httpserver: HTTPServer) -> None:
     httpserver.expect_request("/d.xz").respond_with_data(BODY)
-    events: list[Event] = []
     assert get(httpserver.url_for("/d.xz"), expected=len(BODY), on_event=events.append, label="d") == BODY
     assert events[-2:] == [Progress("d", len(BODY), len(BODY)), ProgressEnd()]
     (log,) = httpserver.log
@@ -72,8 +71,7 @@ def test_good_server(httpserver: HTTPServer) -> None:
     assert "Authorization" not in headers
 
 
-def test_the_length_becomes_the_total_of_the_progress() -> None:
-    events: list[Event] = []
+def test_the_length_becomes_the_total_of_the_progress(events: list[Event]) -> None:
     with FaultServer([answer(BODY)]) as server:
         get(server.url, on_event=events.append)
     assert Progress(server.url, len(BODY), len(BODY)) in events

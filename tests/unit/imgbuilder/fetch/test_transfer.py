@@ -21,8 +21,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_local_file_with_progress(file: Path) -> None:
-    events: list[Event] = []
+def test_local_file_with_progress(events: list[Event], file: Path) -> None:
     body = io.BytesIO()
     fetched = SourceFetcher().fetch(
         Download(str(file), body, limit=100_000, on_event=events.append, label="L")

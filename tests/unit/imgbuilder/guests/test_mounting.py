@@ -172,9 +172,8 @@ FIRST, SECOND, AT, OLD = (
     ],
 )
 def test_of_a_system_and_its_snapshots_one_is_chosen(
-    roots: list[str], fstab: str, default: str, expected: str
+    events: list[Event], roots: list[str], fstab: str, default: str, expected: str
 ) -> None:
-    events: list[Event] = []
     assert mount_guest(snapshots(roots, fstab, default), None, events.append) == expected
     (warning,) = [
         event.text for event in events if isinstance(event, Notice) and event.severity is Severity.WARNING

@@ -16,10 +16,9 @@ DATA = os.urandom(2 * PIECE + 5)
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_the_digest_of_a_file(tmp_path: Path, algorithm: str) -> None:
+def test_the_digest_of_a_file(events: list[Event], tmp_path: Path, algorithm: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(DATA)
-    events: list[Event] = []
     right = hashlib.new(algorithm, DATA).hexdigest()
     assert hash_file(path, algorithm, events.append, label="reading") == right
     assert events[-2:] == [Progress("reading", len(DATA), len(DATA)), ProgressEnd()]

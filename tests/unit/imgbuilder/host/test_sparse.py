@@ -168,7 +168,7 @@ def test_sparse_writer_writes_what_it_is_given(
 
 
 @pytest.mark.parametrize("content", ["image", "all holes", "empty"])
-def test_a_copy_with_its_digest(tmp_path: Path, content: str) -> None:
+def test_a_copy_with_its_digest(events: list[Event], tmp_path: Path, content: str) -> None:
     image = tmp_path / "image"
     if content == "image":
         make_image(image)
@@ -176,7 +176,6 @@ def test_a_copy_with_its_digest(tmp_path: Path, content: str) -> None:
         image.touch()
         os.truncate(image, 3 * MIB + 7 if content == "all holes" else 0)
     copy = tmp_path / "copy"
-    events: list[Event] = []
     with image.open("rb") as source, copy.open("xb") as output:
         digest = copy_and_hash(source.fileno(), output.fileno(), events.append, label="copying")
     assert digest == hashlib.sha512(image.read_bytes()).hexdigest()

@@ -24,7 +24,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.host.arch import host_arch
 from imgbuilder.recipe.reader import read_recipe
 from imgbuilder.services import Settings
-from tests.fakes.commands import Ran
+from tests.fakes.commands import Command
 from tests.fakes.template import Site, TinyAppliances
 
 RECIPE = """\
@@ -135,12 +135,11 @@ def test_sources_of_a_recipe(recipe: Path) -> None:
 
 
 def test_a_build_from_a_recipe(
-    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str], recipe: Path
+    site: Site, appliances: TinyAppliances, pybuilder: Command, recipe: Path
 ) -> None:
     text = RECIPE.replace("keys = ", "#").replace('hostname = "recipe"', 'write = "/etc/a"\ncontent = "1"')
     recipe.write_text(text)
-    ran = Ran(capsys, "--recipe", str(recipe), "--set", "size=24M", "--write", "/etc/b:2")
-    assert ran.code == 0, ran.err
+    pybuilder("--recipe", str(recipe), "--set", "size=24M", "--write", "/etc/b:2").good()
     assert appliances.guest.read("/etc/a") == b"1"
     assert appliances.guest.read("/etc/b") == b"2"
     found = subprocess.run(
@@ -150,17 +149,14 @@ def test_a_build_from_a_recipe(
 
 
 class TestWriteRecipe:
-    def test_the_way_back(
-        self, site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_the_way_back(self, site: Site, appliances: TinyAppliances, pybuilder: Command) -> None:
         Path("motd").write_text("x")
         words = [
             "tiny", "--size", "16M", "--format", "qcow2", "--compress", "-m", "400", "--no-network",
             "--attach-format", "raw", "--attach", "recipes/cd.iso", "--key", "all:file:recipes/key",
             "--upload", "motd:/etc/motd", "--write", "/a:b\nc", "--hostname", "x.example.org",
         ]  # fmt: skip
-        ran = Ran(capsys, "recipe", "write", "new.toml", *words)
-        assert ran.code == 0, ran.err
+        ran = pybuilder("recipe", "write", "new.toml", *words).good()
         assert "Uploading: motd to /etc/motd" in ran.out, "the plan is also shown"
         assert request_of(*words, "--arch", "x86_64") == request_of(
             "--recipe", "new.toml", "--arch", "x86_64"
@@ -174,29 +170,27 @@ class TestWriteRecipe:
             "--fingerprint",
             "A" * 40,
         ]
-        with_sources = Ran(capsys, "recipe", "write", "-", "x", *sources).out
+        with_sources = pybuilder("recipe", "write", "-", "x", *sources).out
         assert [row["url"] for row in tomllib.loads(with_sources)["source"]] == sources[1:4:2]
-        again = Ran(capsys, "recipe", "write", "-", "--recipe", "new.toml")
+        again = pybuilder("recipe", "write", "-", "--recipe", "new.toml")
         assert again.out == Path("new.toml").read_text()
 
-    def test_it_needs_a_template(self, site: Site, capsys: pytest.CaptureFixture[str], recipe: Path) -> None:
+    def test_it_needs_a_template(self, site: Site, pybuilder: Command, recipe: Path) -> None:
         recipe.write_text('[[operation]]\nhostname = "x"\n')
         for words in ([], ["new.toml"], ["new.toml", "--recipe", str(recipe)], ["new.toml", "a", "b"]):
-            ran = Ran(capsys, "recipe", "write", *words)
+            ran = pybuilder("recipe", "write", *words)
             assert (ran.code, "pybuilder recipe write " in ran.err) == (2, True)
             assert not Path("new.toml").exists()
 
-    def test_nothing_is_written_over(
-        self, site: Site, capsys: pytest.CaptureFixture[str], recipe: Path
-    ) -> None:
-        ran = Ran(capsys, "recipe", "write", str(recipe), "tiny")
+    def test_nothing_is_written_over(self, site: Site, pybuilder: Command, recipe: Path) -> None:
+        ran = pybuilder("recipe", "write", str(recipe), "tiny")
         assert ran.code != 0
         assert "is there already" in ran.err
         assert recipe.read_text() == RECIPE
-        assert "cannot be written" in Ran(capsys, "recipe", "write", "no/r.toml", "tiny").err
+        assert "cannot be written" in pybuilder("recipe", "write", "no/r.toml", "tiny").err
 
     def test_a_full_disk_keeps_no_part_of_it(
-        self, site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, site: Site, pybuilder: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         real = Path.open
 
@@ -209,20 +203,18 @@ class TestWriteRecipe:
             return Full() if mode == "x" else file
 
         monkeypatch.setattr(Path, "open", opened)
-        ran = Ran(capsys, "recipe", "write", "new.toml", "tiny")
+        ran = pybuilder("recipe", "write", "new.toml", "tiny")
         monkeypatch.undo()
         assert "new.toml cannot be written: No space left" in ran.err
         assert not Path("new.toml").exists()
 
-    def test_a_wrong_or_secret_command_line_is_not_written(
-        self, site: Site, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_wrong_or_secret_command_line_is_not_written(self, site: Site, pybuilder: Command) -> None:
         for words in (
             ["--hostname", "a;b"],
             ["--root-password", "password:canary"],
             ["--key", "all:key:canary"],
         ):
-            ran = Ran(capsys, "recipe", "write", "new.toml", "tiny", *words)
+            ran = pybuilder("recipe", "write", "new.toml", "tiny", *words)
             assert ran.code == 2
             assert "canary" not in ran.err
             assert not Path("new.toml").exists()
@@ -242,8 +234,6 @@ class TestWriteRecipe:
         (["--get-kernel", "x", "--recipe", "recipes/r.toml"], "--get-kernel"),
     ],
 )
-def test_wrong_usage(site: Site, capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
-    ran = Ran(capsys, *words)
-    assert ran.code == 2
-    assert says in ran.err
+def test_wrong_usage(site: Site, pybuilder: Command, words: list[str], says: str) -> None:
+    ran = pybuilder(*words).failed(2, says)
     assert "Traceback" not in ran.err
