@@ -245,7 +245,7 @@ def test_a_socks_proxy_without_its_module(web: WebFolder, monkeypatch: pytest.Mo
     monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:1")
     with pytest.raises(FetchError, match="needs the Python module PySocks") as caught:
         fetched(f"{web.url}/index.asc")
-    assert "python3-socks" in str(caught.value.hint)
+    assert "virt-pybuilder[socks]" in str(caught.value.hint)
     assert "unset all_proxy and ALL_PROXY" in str(caught.value.hint)
 
 
