@@ -123,7 +123,7 @@ def test_all_sources_in_order() -> None:
 
 @pytest.mark.row("V1")
 def test_index_is_bounded_and_uses_the_source_s_proxy() -> None:
-    """V1: no more is fetched than an index may have."""
+    """No more is fetched than an index may have."""
     fetcher = FakeFetcher({"https://a/index": b"signed:" + index_text("x")})
     loader = Loader(
         fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), keys_of=keys_of
@@ -154,7 +154,6 @@ def test_an_index_has_a_time_limit_at_each_address() -> None:
     ],
 )
 def test_one_bad_source_is_left_out_with_a_warning(content: bytes | PybuilderError, words: str) -> None:
-    """SE-4."""
     catalog, events = load({"a": b"signed:" + index_text("x"), "b": content}, source("b"), source("a"))
     assert [entry.os_version for entry in catalog.entries] == ["x"]
     assert [item.source.name for item in catalog.failed] == ["b"]
@@ -315,9 +314,10 @@ def entry(name: str, arch: str = "x86_64", **options: Any) -> Entry:
     return Entry(name, f"{name}.xz", arch, 512, **options)
 
 
+@pytest.mark.row("T8")
 @pytest.mark.parametrize(("first", "second"), [(1, 5), (5, 5), (5, 1)])
 def test_the_first_source_wins_whatever_the_revision(first: int, second: int) -> None:
-    """T8: virt-builder takes the lowest revision, from anywhere."""
+    """Virt-builder takes the lowest revision, from anywhere."""
     catalog = made(
         ("a", [entry("x", revision=first)]), ("b", [entry("x", "amd64", revision=second), entry("y")])
     )
@@ -335,7 +335,7 @@ def test_a_later_source_does_not_shadow_an_alias() -> None:
 
 @pytest.mark.row("P17")
 def test_exact_name_beats_alias_within_a_source() -> None:
-    """P17; in virt-builder the alias wins."""
+    """In virt-builder the alias wins."""
     catalog = made(("a", [entry("x", aliases=("y",)), entry("y")]))
     assert catalog.select("y", "x86_64").entry.os_version == "y"
     assert catalog.select("x", "x86_64").entry.os_version == "x"
@@ -378,8 +378,9 @@ def test_unknown_names_get_advice() -> None:
     assert catalog.select("debian-11", "x86_64").entry.hidden
 
 
+@pytest.mark.row("T7")
 def test_select_refuses_a_file_outside_the_source() -> None:
-    """T7: whatever the parser let through."""
+    """Whatever the parser let through."""
     catalog = made(("a", [Entry("x", "../x", "x86_64", 512)]))
     with pytest.raises(RepositoryError):
         catalog.select("x", "x86_64")

@@ -78,7 +78,6 @@ def test_an_entry() -> None:
 
 
 def test_the_download_s_size_is_not_the_disk_s() -> None:
-    """SE-32."""
     made = only(document(product()))
     assert (made.size, made.compressed_size) == (UNKNOWN_SIZE, 1536)
 
@@ -86,7 +85,7 @@ def test_the_download_s_size_is_not_the_disk_s() -> None:
 @pytest.mark.parametrize(
     ("versions", "newest"),
     [
-        (["9", "10"], "10"),  # SE-32: virt-builder takes 9
+        (["9", "10"], "10"),  # virt-builder takes 9
         (["20240423", "20240423.10", "20240423.9"], "20240423.10"),
         (["20240101_07:42", "20240102_07:42", "20231231_23:59"], "20240102_07:42"),
         (["1.0~rc1", "1.0"], "1.0"),
@@ -170,9 +169,9 @@ PATHS = [
 ]
 
 
+@pytest.mark.row("T7")
 @pytest.mark.parametrize("path", [*PATHS, 7, None, ["a"], "a/" * 600 + "b"])
 def test_paths_stay_below_the_source(path: object) -> None:
-    """T7."""
     assert "path" in refused(document(product({**ITEM, "path": path})))
     member = {"format": "products:1.0", "datatype": "image-downloads", "path": path, "products": ["x", 5]}
     index = {"c": member, "good": {**member, "path": "streams/v1/g"}, "odd": 7}

@@ -103,7 +103,7 @@ def proxy(site: Site, tmp_path: Path) -> Iterator[WebFolder]:
 def test_a_source_s_proxy_is_used_for_the_index_and_the_template(
     home: Path, site: Site, proxy: WebFolder, pybuilder: Command
 ) -> None:
-    """SE-8: virt-builder reads this setting and never uses it."""
+    """Virt-builder reads this setting and never uses it."""
     configure(home, site, a=f"uri=http://images.invalid/index.asc\nproxy={proxy.url}")
     pybuilder(*BUILD).good()
     assert proxy.paths == ["http://images.invalid/index.asc", "http://images.invalid/tiny.xz"]

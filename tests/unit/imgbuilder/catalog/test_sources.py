@@ -108,6 +108,7 @@ def test_within_one_file_the_last_duplicate_counts_and_is_reported(tmp_path: Pat
     assert "line 5" in result.problems[0].message
 
 
+@pytest.mark.row("T6")
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -131,7 +132,7 @@ def test_within_one_file_the_last_duplicate_counts_and_is_reported(tmp_path: Pat
     ],
 )
 def test_faults_of_one_source(tmp_path: Path, line: str, words: str) -> None:
-    """T6, SE-7: nothing is unsigned by accident."""
+    """Nothing is unsigned by accident."""
     message = only_problem(tmp_path, f"[x]\nuri=https://h/index\n{line.rstrip()}\n".replace("\n\n", "\n"))
     assert words in message
     assert "switch" not in message
@@ -190,7 +191,6 @@ def test_the_base_of_simplestreams(tmp_path: Path, uri: str) -> None:
 
 @pytest.mark.row("S30")
 def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
-    """S30."""
     write(tmp_path, "x.conf", f"[x]\nuri=/i\ngpgkey=/k.gpg\nfingerprint={A.lower()},{B}\n")
     (source,) = read_sources([tmp_path]).sources
     assert (source.key, source.only) == (Path("/k.gpg"), (A, B))
@@ -198,7 +198,7 @@ def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
 
 @pytest.mark.row("S40")
 def test_unsigned_must_be_said(tmp_path: Path) -> None:
-    """S40: what says nothing about signatures is not used."""
+    """What says nothing about signatures is not used."""
     write(tmp_path, "x.conf", "[x]\nuri=/i\nunsigned=yes\nproxy=http://p:3128\n")
     (source,) = read_sources([tmp_path]).sources
     assert source.unsigned

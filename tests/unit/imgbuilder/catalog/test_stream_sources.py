@@ -125,8 +125,8 @@ def test_unsigned_sources_are_asked_for_other_files(
     assert web.paths == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
 
 
+@pytest.mark.row("T6")
 def test_once_signed_never_unsigned(home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command) -> None:
-    """T6."""
     configure(home, tree, web.url)
     assert pybuilder("--list").code == 0
     configure(home, tree, web.url, gpgkey="", unsigned="yes")
@@ -141,7 +141,7 @@ def test_once_signed_never_unsigned(home: Path, tree: StreamTree, web: WebFolder
 def test_every_file_is_judged(
     home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, which: str
 ) -> None:
-    """V2 to V9 for the index and for the files that it names."""
+    """For the index and for the files that it names."""
     configure(home, tree, web.url)
     path = tree.folder / f"streams/v1/{which}.sjson"
     old = path.read_bytes()
@@ -179,10 +179,11 @@ def test_one_file_cannot_be_served_for_another(
     pybuilder("--list").failed(1, "daily", "but the index announces")
 
 
+@pytest.mark.row("T9")
 def test_another_image_than_the_source_names_is_refused(
     home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
-    """T9, by SHA-256."""
+    """By SHA-256."""
     configure(home, tree, web.url)
     path = tree.folder / FILE[1:]
     good = path.read_bytes()
@@ -325,10 +326,11 @@ def test_a_source_of_the_command_line(
     assert web.paths[-2:] == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
 
 
+@pytest.mark.row("T5")
 def test_max_age_counts_for_each_file(
     home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
 ) -> None:
-    """T5: a server that holds back one file only."""
+    """A server that holds back one file only."""
     path = tree.folder / f"streams/v1/{PRODUCTS}.sjson"
     path.write_bytes(tree.keys.sign(path.with_suffix(".json").read_bytes(), tree.key, at="20990101T000000"))
     configure(home, tree, web.url)

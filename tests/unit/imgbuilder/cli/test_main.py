@@ -405,7 +405,6 @@ def test_settings_know_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.row("S37")
 @pytest.mark.parametrize("by", ["name", "url", "file url"])
 def test_forget_source_mends_a_damaged_record(site: Site, home: Path, pybuilder: Command, by: str) -> None:
-    """S37."""
     assert pybuilder("--list").code == 0
     (record,) = (home / "pybuilder" / "sources").glob("*.json")
     record.write_text("junk")

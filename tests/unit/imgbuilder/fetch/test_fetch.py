@@ -84,10 +84,10 @@ def test_reset_in_the_body(kept: int) -> None:
     refused([whole[: len(whole) - len(BODY) + kept], Pause(0.02), Reset()])
 
 
-@pytest.mark.row("D2")
+@pytest.mark.row("D2", "F15")
 @pytest.mark.parametrize("kept", [0, 1, len(BODY) - 1])
 def test_short_body(kept: int) -> None:
-    """F15: some libraries report no error here."""
+    """Some libraries report no error here."""
     whole = answer(BODY)
     refused([whole[: len(whole) - len(BODY) + kept]])
 
@@ -365,13 +365,13 @@ SCHEMES = ("file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://h/", "javascri
 SERVERS = ("http://localhost/x", "http://127.0.0.1:1/x", "//localhost/x", "http://127.0.0.2/x")
 
 
-@pytest.mark.row("D20")
+@pytest.mark.row("D20", "T12")
 @pytest.mark.parametrize(
     ("location", "digest_known"),
     [*((one, True) for one in SCHEMES), *((one, False) for one in (*SCHEMES, *SERVERS))],
 )
 def test_refused_redirects(location: str, digest_known: bool) -> None:
-    """T12: to another server only for what has a digest, to another scheme never."""
+    """To another server only for what has a digest, to another scheme never."""
     error, server = refused([redirect(location)], digest_known=digest_known)
     assert "refused" in error.message
     assert len(server.requests) == 1
@@ -421,7 +421,6 @@ def test_https() -> None:
 
 @pytest.mark.row("D30", "T22")
 def test_credentials_go_to_their_server_only() -> None:
-    """D30."""
     request = WebRequest("http://me:p%40ss@h/x", digest_known=True)
     assert request.auth == ("me", "p@ss")
     assert request.url == "http://h/x"
@@ -453,7 +452,6 @@ def test_the_canary_is_not_shown_when_the_connection_fails() -> None:
 
 @pytest.mark.row("D30", "T22")
 def test_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """D30."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password canary\n")
     netrc.chmod(0o600)
@@ -472,10 +470,9 @@ def test_cookies_are_not_kept() -> None:
     assert not any(b"ookie" in request for request in server.requests)
 
 
-@pytest.mark.row("D21")
+@pytest.mark.row("D21", "T23")
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x", "identity, gzip"])
 def test_encoded_bodies(encoding: str) -> None:
-    """T23."""
     error, _server = refused([answer(gzip.compress(BODY), f"Content-Encoding: {encoding}")])
     assert "encoded" in error.message
 
@@ -528,9 +525,9 @@ def test_identity_is_no_encoding() -> None:
         assert get(server.url) == BODY
 
 
-@pytest.mark.row("D21")
+@pytest.mark.row("D21", "T23")
 def test_the_body_of_a_redirect_is_not_read() -> None:
-    """T23: requests would decode it into memory."""
+    """Requests would decode it into memory."""
     head = answer(b"", "Location: /y", "Content-Encoding: gzip", status="302 Moved", length=False)
     with FaultServer([head, Hang()], [answer(BODY)]) as server:
         assert get(server.url) == BODY

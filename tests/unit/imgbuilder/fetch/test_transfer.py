@@ -42,9 +42,10 @@ def test_links_are_followed_for_local_sources(file: Path, tmp_path: Path) -> Non
     assert fetch_local(Download(str(tmp_path / "link"), io.BytesIO(), limit=1 << 20)).size == 100_000
 
 
+@pytest.mark.row("T10")
 @pytest.mark.parametrize("limit", [0, 1, 99_999])
 def test_too_long_is_refused_at_the_limit(file: Path, limit: int) -> None:
-    """T10: not one byte more is stored."""
+    """Not one byte more is stored."""
     body = io.BytesIO()
     with pytest.raises(FetchError, match="longer"):
         fetch_local(Download(str(file), body, limit=limit))

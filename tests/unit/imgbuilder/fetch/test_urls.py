@@ -118,7 +118,7 @@ def test_template_url(source: str, file: str, expected: str) -> None:
     assert template_url(source, file).reveal() == expected
 
 
-@pytest.mark.row("P7")
+@pytest.mark.row("P7", "T7")
 @pytest.mark.parametrize("source", ["https://h/r/index", "file:///r/index", "/r/index"])
 @pytest.mark.parametrize(
     "file",
@@ -128,7 +128,6 @@ def test_template_url(source: str, file: str, expected: str) -> None:
     ],
 )
 def test_template_url_stays_below_the_index(source: str, file: str) -> None:
-    """T7, P7."""
     with pytest.raises(RepositoryError):
         template_url(source, file)
 

@@ -14,7 +14,7 @@ def test_xdg_variables_win_over_home() -> None:
     assert state_dir(environ) == Path("/s/pybuilder")
 
 
-# An empty variable counts as unset, a relative path as invalid (SE-3).
+# An empty variable counts as unset, a relative path as invalid.
 @pytest.mark.parametrize("value", [None, "", "relative/path"])
 def test_home_is_used_without_xdg_variables(value: str | None) -> None:
     names = ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
