@@ -21,7 +21,7 @@ from imgbuilder.building.plan import BuildPlan, OutputImage, TemplateFacts, fina
 from imgbuilder.building.request import BuildRequest, HostsideMode, NetworkMode
 from imgbuilder.building.target import find_target
 from imgbuilder.cache.store import TemplateCache
-from imgbuilder.cache.templates import files_of, usable
+from imgbuilder.cache.templates import usable, variants_of
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.failure import OnError
@@ -243,7 +243,7 @@ def _output_image(request: BuildRequest, chosen: Selection, on_event: Reporter) 
 def _check_reachable(chosen: Selection, services: Services) -> None:
     """Refuse a download that ``--offline`` forbids, also for ``--dry-run``."""
     urls = [chosen.url, *chosen.source.mirrors]
-    digests = [str(file.sha512) for file in files_of(chosen.entry)]
+    digests = [str(file.sha512) for file in variants_of(chosen.entry)]
     shared = [root / "templates" / digest for root in paths.shared_caches() for digest in digests]
     if not any(will_ask(services.fetcher, url) for url in urls) and not any(map(Path.is_file, shared)):
         raise offline_error(chosen.entry.os_version, chosen.url)

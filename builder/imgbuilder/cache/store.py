@@ -29,7 +29,7 @@ from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder, remove_file
 from imgbuilder.cache.limit import Verified, default_limit, free_space, kept_files, shrink, verify
 from imgbuilder.cache.links import Link, add_link, all_links, remove_link
-from imgbuilder.cache.templates import Templates, digest_of, files_of, usable
+from imgbuilder.cache.templates import Templates, digest_of, usable, variants_of
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
 from imgbuilder.catalog.catalog import Selection
@@ -121,11 +121,11 @@ class TemplateCache:
 
     def is_cached(self, entry: Entry) -> bool:
         """Tell whether a template need not be downloaded; its bytes are not checked."""
-        return any(self._disks.has(file) or self._templates.has(file) for file in files_of(entry))
+        return any(self._disks.has(file) or self._templates.has(file) for file in variants_of(entry))
 
     def unpacked_disk(self, entry: Entry) -> Path | None:
         """Return a template's unpacked disk, whose bytes are not checked; None if there is none."""
-        return next((self._disks.path(file) for file in files_of(entry) if self._disks.has(file)), None)
+        return next((self._disks.path(file) for file in variants_of(entry) if self._disks.has(file)), None)
 
     def check_once(self, disk: Path, name: str, check: Callable[[int], None]) -> None:
         """Run a check on an unpacked disk; if it succeeds, that is remembered until the disk changes."""
@@ -178,7 +178,7 @@ class TemplateCache:
 
         with self._explained(selection.entry):
             known = self._templates.identify(selection, fetcher, on_event)
-            for file in files_of(known.entry):
+            for file in variants_of(known.entry):
                 if self._disks.use(file):
                     return self._disks.path(file)
             return _first_there(self._in_order(known), get, on_event)

@@ -275,7 +275,7 @@ def is_file(path: Path, size: int | None) -> bool:
 # faster. Each file has a digest and counts as a template, so that the cache need not know about the pair.
 
 
-def files_of(entry: Entry) -> tuple[Entry, ...]:
+def variants_of(entry: Entry) -> tuple[Entry, ...]:
     """Return an entry once for each of its files, the quickest to unpack first."""
     if entry.zstd is None:
         return (entry,)
@@ -298,7 +298,7 @@ def for_everybody(selection: Selection) -> Selection:
 
 def usable(selection: Selection) -> tuple[Selection, ...]:
     """Return a template once for each of its files that this machine can unpack, in the same order."""
-    files = files_of(selection.entry)
+    files = variants_of(selection.entry)
     if len(files) == 1:
         return (selection,)
     quick, plain = files

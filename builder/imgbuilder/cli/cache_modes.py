@@ -14,7 +14,7 @@ from imgbuilder.appliance.options import Attachment
 from imgbuilder.building.preflight import check_disk
 from imgbuilder.cache.links import disk_below
 from imgbuilder.cache.store import TemplateCache
-from imgbuilder.cache.templates import files_of, for_everybody
+from imgbuilder.cache.templates import for_everybody, variants_of
 from imgbuilder.catalog.bundles import BundledTemplate, check_name, write_bundle
 from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sources import SourceFormat, trusted_keys
@@ -125,7 +125,7 @@ def cache_add(call: Call) -> None:
         offers = [
             Offer(offer.source, file)
             for offer in (*catalog.shadowed, *catalog.offers)
-            for file in files_of(offer.entry)
+            for file in variants_of(offer.entry)
         ]
         known = {offer.entry.sha512: offer for offer in offers}
         for file in files:

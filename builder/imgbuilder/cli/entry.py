@@ -29,8 +29,8 @@ STYLES = ("short", "long", "json", "full")
 """Values of ``--list-format``."""
 
 
-class ListRequest(NamedTuple):
-    """A request for a list."""
+class TemplateQuery(NamedTuple):
+    """The templates to list, and how."""
 
     name: str | None
     """The only template, or a shell pattern; None for all."""
@@ -46,7 +46,7 @@ class PlainList(NamedTuple):
     """A command line that only lists all templates."""
 
     settings: Settings
-    request: ListRequest
+    request: TemplateQuery
     quiet: bool
 
 
@@ -82,10 +82,10 @@ def plain_list(arguments: list[str]) -> PlainList | None:
         fingerprints=tuple(values["--fingerprint"]),
         check_signature="--no-check-signature" not in flags,
     )
-    return PlainList(settings, ListRequest(None, host_arch(), style), bool(flags & {"-q", "--quiet"}))
+    return PlainList(settings, TemplateQuery(None, host_arch(), style), bool(flags & {"-q", "--quiet"}))
 
 
-def list_templates(services: Services, reporter: ConsoleReporter, request: ListRequest) -> None:
+def list_templates(services: Services, reporter: ConsoleReporter, request: TemplateQuery) -> None:
     """Print the templates."""
     from imgbuilder.catalog import listing  # late, as all that is imported here: see main
     from imgbuilder.errors import PybuilderError, UsageError

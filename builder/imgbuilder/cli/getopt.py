@@ -121,7 +121,7 @@ class GetoptCommand(click.Command):
                 else:
                     shorts.add(name[1])
         try:
-            return normalise(args, longs, shorts, OPTIONAL_VALUES & longs.keys(), self._theirs)
+            return spell_out(args, longs, shorts, OPTIONAL_VALUES & longs.keys(), self._theirs)
         except UsageError:
             if ctx.resilient_parsing:  # a shell asks for completion in the middle of a word
                 return args
@@ -273,7 +273,7 @@ def _names_option(name: str, dashes: str) -> tuple[tuple[str, ...], dict[str, An
 _NAMES_OPTIONS = (_names_option("--short-options", "-"), _names_option("--long-options", "--"))
 
 
-def normalise(
+def spell_out(
     arguments: Sequence[str],
     options: Mapping[str, bool],
     shorts: Collection[str],

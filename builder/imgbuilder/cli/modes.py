@@ -16,7 +16,7 @@ from imgbuilder.catalog.listing import source_list
 from imgbuilder.catalog.sources import Source, SourceFormat, trusted_keys
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.cli.customizing import has_recipe, refuse_operations, shell_with
-from imgbuilder.cli.entry import ListRequest, list_templates, message_locale
+from imgbuilder.cli.entry import TemplateQuery, list_templates, message_locale
 from imgbuilder.cli.requests import Call, appliance_options, build_request, kernel_request
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.errors import PybuilderError, ToolError, UsageError, WorkspaceError, WrongKeyError
@@ -98,7 +98,7 @@ def list_or_search(call: Call) -> None:
     if options["format_"] is not None:
         raise UsageError("--format is the format of an image", hint="for the list, use --list-format")
     style = options["list_format"] or ("long" if options["long"] else "short")
-    request = ListRequest(names[0] if names else None, call.arch, style, word)
+    request = TemplateQuery(names[0] if names else None, call.arch, style, word)
     list_templates(call.services, call.reporter, request)
 
 

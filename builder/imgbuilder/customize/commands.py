@@ -144,7 +144,7 @@ OUTPUT = "output"
 
 
 @contextlib.contextmanager
-def private_folder(guest: Guest, *parents: str) -> Iterator[str]:
+def guest_folder(guest: Guest, *parents: str) -> Iterator[str]:
     """Make a folder for root alone in the first of these folders that the guest has; remove it afterwards."""
     result = guest.sh(_MAKE_FOLDER.format(parents=" ".join(parents)))
     folder = result.output.strip()
@@ -176,7 +176,7 @@ def memory_folder(guest: Guest, context: GuestContext) -> Iterator[GuestContext]
         yield context
         return
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(values.items()))
-    with private_folder(guest, "/run", "/tmp", "/root") as folder:  # noqa: S108 - in the guest
+    with guest_folder(guest, "/run", "/tmp", "/root") as folder:  # noqa: S108 - in the guest
         guest.mount_memory(folder)
         try:
             context = replace(context, memory=folder)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imgbuilder.customize import argforms, values
-from imgbuilder.customize.commands import NO_NETWORK_HINT, private_folder, run_in_guest
+from imgbuilder.customize.commands import NO_NETWORK_HINT, guest_folder, run_in_guest
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.firstboot import install_firstboot
 from imgbuilder.customize.operation import Operation, require_file
@@ -93,7 +93,7 @@ class Run(Operation):
                 f"--run {self.script}: its interpreter {program} is not in the guest",
                 hint="install it with --install before this option, or correct the script's first line",
             )
-        with private_folder(guest, "/tmp", "/var/tmp", "/root") as folder:  # noqa: S108 - in the guest
+        with guest_folder(guest, "/tmp", "/var/tmp", "/root") as folder:  # noqa: S108 - in the guest
             name = self.script.name if _PLAIN_NAME.fullmatch(self.script.name) else "script"
             path = f"{folder}/{name}"
             guest.upload(self.script, path)

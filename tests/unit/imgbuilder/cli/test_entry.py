@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from imgbuilder.cli import entry, modes
 from imgbuilder.cli import main as full
-from imgbuilder.cli.entry import ListRequest, plain_list
+from imgbuilder.cli.entry import TemplateQuery, plain_list
 from imgbuilder.services import Services, Settings
 from imgbuilder.terminal.console import ConsoleReporter
 
@@ -32,11 +32,11 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
-def read_in_full(words: list[str], patch: pytest.MonkeyPatch) -> tuple[Settings, ListRequest] | None:
+def read_in_full(words: list[str], patch: pytest.MonkeyPatch) -> tuple[Settings, TemplateQuery] | None:
     """Reading by the full command line of the words, when it lists."""
-    seen: list[tuple[Settings, ListRequest]] = []
+    seen: list[tuple[Settings, TemplateQuery]] = []
 
-    def list_templates(services: Services, _on_event: ConsoleReporter, request: ListRequest) -> None:
+    def list_templates(services: Services, _on_event: ConsoleReporter, request: TemplateQuery) -> None:
         seen.append((services.settings, request))
 
     patch.setattr(modes, "list_templates", list_templates)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.cli.getopt import normalise
+from imgbuilder.cli.getopt import spell_out
 from imgbuilder.errors import UsageError
 
 OPTIONS = {
@@ -48,14 +48,14 @@ SHORTS = {"l", "o", "v", "m"}
         (["-"], ["-"]),
     ],
 )
-def test_normalise(given: list[str], expected: list[str]) -> None:
-    assert normalise(given, OPTIONS, SHORTS) == expected
+def test_options_are_spelled_out(given: list[str], expected: list[str]) -> None:
+    assert spell_out(given, OPTIONS, SHORTS) == expected
 
 
 @pytest.mark.parametrize("word", ["--lis", "--s", "-s", "--r"])
 def test_ambiguous_prefixes_name_the_choices(word: str) -> None:
     with pytest.raises(UsageError, match="ambiguous") as caught:
-        normalise([word], OPTIONS, SHORTS)
+        spell_out([word], OPTIONS, SHORTS)
     assert caught.value.hint
     assert "--" in caught.value.hint
 
@@ -64,28 +64,28 @@ def test_what_was_unambiguous_in_a_release_stays_so() -> None:
     options = {"run-command": True, "run-script": True, "no-sync": False, "no-selinux": False, "no-x": False}
     first = {"run-command", "no-sync"}
     second = first | {"no-selinux"}
-    assert normalise(["--run-", "x"], options, "", (), [first, second]) == ["--run-command=x"]
-    assert normalise(["--no-s"], options, "", (), [first, second]) == ["--no-sync"]
-    assert normalise(["--no-se"], options, "", (), [first, second]) == ["--no-selinux"]
-    assert normalise(["--no-x"], options, "", (), [first, second]) == ["--no-x"]
+    assert spell_out(["--run-", "x"], options, "", (), [first, second]) == ["--run-command=x"]
+    assert spell_out(["--no-s"], options, "", (), [first, second]) == ["--no-sync"]
+    assert spell_out(["--no-se"], options, "", (), [first, second]) == ["--no-selinux"]
+    assert spell_out(["--no-x"], options, "", (), [first, second]) == ["--no-x"]
     for word, known in (("--run-", [second - {"run-command"}]), ("--no-s", [second])):
         with pytest.raises(UsageError, match="ambiguous"):
-            normalise([word], options, "", (), known)
+            spell_out([word], options, "", (), known)
     with pytest.raises(UsageError, match="ambiguous"):  # there it was, although we know only one of them
-        normalise(["--no"], {"no-sync": False, "no-x": False}, "", (), [second])
+        spell_out(["--no"], {"no-sync": False, "no-x": False}, "", (), [second])
 
 
 @given(st.lists(st.text(max_size=8)))
 def test_anything_is_rewritten_or_refused(words: list[str]) -> None:
     try:
-        result = normalise(words, OPTIONS, SHORTS)
+        result = spell_out(words, OPTIONS, SHORTS)
     except UsageError:
         return
-    assert normalise(result, OPTIONS, SHORTS) == result
+    assert spell_out(result, OPTIONS, SHORTS) == result
 
 
 def test_a_value_that_may_be_left_out_is_never_the_next_word() -> None:
     options = {"machine-readable": True, "size": True}
     for word, shown in (("--machine-readable", ""), ("-machine", ""), ("--machine-readable=fd:3", "fd:3")):
-        got = normalise([word, "debian-12"], options, "", {"machine-readable"})
+        got = spell_out([word, "debian-12"], options, "", {"machine-readable"})
         assert got == [f"--machine-readable={shown}", "debian-12"]
