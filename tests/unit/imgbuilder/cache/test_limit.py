@@ -280,7 +280,7 @@ OTHER = "a" * 128
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def used(tmp_path: Path) -> Path:
     with TemplateCache(tmp_path / "cache") as cache:
         cache.open()
     return tmp_path / "cache"
@@ -293,72 +293,72 @@ def make(path: Path, days: float) -> Path:
     return path
 
 
-def reopen(root: Path) -> None:
-    with TemplateCache(root) as cache:
+def reopen(used: Path) -> None:
+    with TemplateCache(used) as cache:
         cache.open()
 
 
 @pytest.mark.row("C18")
-def test_ten_thousand_stale_parts_go(root: Path) -> None:
+def test_ten_thousand_stale_parts_go(used: Path) -> None:
     for number in range(10_000):
-        make(root / "templates" / f".part-{number}", 8)
-    reopen(root)
-    assert list((root / "templates").iterdir()) == []
+        make(used / "templates" / f".part-{number}", 8)
+    reopen(used)
+    assert list((used / "templates").iterdir()) == []
 
 
 @pytest.mark.row("C18")
-def test_only_old_unfinished_files_of_ours_go(root: Path) -> None:
+def test_only_old_unfinished_files_of_ours_go(used: Path) -> None:
     gone = [
-        make(root / "disks" / ".part-a", 8),
-        make(root / "partial" / ".part-b", 8),
-        make(root / "partial" / OTHER, 8),
-        make(root / "partial" / f"{OTHER}.json", 9),
-        make(root / "partial" / ("b" * 128 + ".json"), 8),
+        make(used / "disks" / ".part-a", 8),
+        make(used / "partial" / ".part-b", 8),
+        make(used / "partial" / OTHER, 8),
+        make(used / "partial" / f"{OTHER}.json", 9),
+        make(used / "partial" / ("b" * 128 + ".json"), 8),
     ]
     kept = [
-        make(root / "disks" / ".part-young", 6),
-        make(root / "disks" / ".part-of-tomorrow", -1),
-        make(root / "disks" / f"{OTHER}.raw", 99),
-        make(root / "templates" / OTHER, 99),
-        make(root / "templates" / "README", 99),
-        make(root / "partial" / "notes.txt", 99),
-        make(root / "partial" / ("c" * 128), 6),
-        make(root / "partial" / ("c" * 128 + ".json"), 30),  # written when its download began
+        make(used / "disks" / ".part-young", 6),
+        make(used / "disks" / ".part-of-tomorrow", -1),
+        make(used / "disks" / f"{OTHER}.raw", 99),
+        make(used / "templates" / OTHER, 99),
+        make(used / "templates" / "README", 99),
+        make(used / "partial" / "notes.txt", 99),
+        make(used / "partial" / ("c" * 128), 6),
+        make(used / "partial" / ("c" * 128 + ".json"), 30),  # written when its download began
     ]
-    (root / "partial" / ".part-folder").mkdir()
-    os.utime(root / "partial" / ".part-folder", (0, 0))
-    reopen(root)
+    (used / "partial" / ".part-folder").mkdir()
+    os.utime(used / "partial" / ".part-folder", (0, 0))
+    reopen(used)
     assert [path for path in gone if path.exists()] == []
     assert [path for path in kept if not path.exists()] == []
-    assert (root / "partial" / ".part-folder").is_dir()
+    assert (used / "partial" / ".part-folder").is_dir()
 
 
 @pytest.mark.row("C18")
-def test_a_link_goes_and_what_it_names_stays(root: Path, tmp_path: Path) -> None:
+def test_a_link_goes_and_what_it_names_stays(used: Path, tmp_path: Path) -> None:
     target = make(tmp_path / "target", 9)
-    link = root / "disks" / ".part-link"
+    link = used / "disks" / ".part-link"
     link.symlink_to(target)
     os.utime(link, (0, 0), follow_symlinks=False)
-    reopen(root)
+    reopen(used)
     assert not link.is_symlink()
     assert target.exists()
 
 
 @pytest.mark.row("C18")
-def test_nothing_goes_while_somebody_else_uses_the_cache(root: Path) -> None:
-    with TemplateCache(root) as other:
+def test_nothing_goes_while_somebody_else_uses_the_cache(used: Path) -> None:
+    with TemplateCache(used) as other:
         other.open()
-        live = make(root / "templates" / ".part-live", 8)
-        reopen(root)
+        live = make(used / "templates" / ".part-live", 8)
+        reopen(used)
         assert live.exists()
-    reopen(root)
+    reopen(used)
     assert not live.exists()
 
 
 @pytest.mark.row("C18")
-def test_sweeping_leaves_the_cache_to_others(root: Path) -> None:
+def test_sweeping_leaves_the_cache_to_others(used: Path) -> None:
     """The exclusive lock is given back: two users at once, as ever."""
-    make(root / "templates" / ".part-old", 8)
-    with TemplateCache(root) as first, TemplateCache(root) as second:
+    make(used / "templates" / ".part-old", 8)
+    with TemplateCache(used) as first, TemplateCache(used) as second:
         first.open()
         second.open()

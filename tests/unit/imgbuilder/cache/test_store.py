@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -181,24 +182,16 @@ def test_an_unchanged_template_is_not_hashed_again(
     cache.get_template(selection(), FakeFetcher())
 
 
-def make_link(path: Path, target: Path) -> None:
-    path.symlink_to(target)
-
-
-def make_hard_link(path: Path, target: Path) -> None:
-    path.hardlink_to(target)
-
-
-def make_fifo(path: Path, _target: Path) -> None:
-    os.mkfifo(path)
-
-
-def make_folder(path: Path, _target: Path) -> None:
-    path.mkdir()
+STRANGE: dict[str, Callable[[Path, Path], None]] = {
+    "link": lambda path, target: path.symlink_to(target),
+    "hard link": lambda path, target: path.hardlink_to(target),
+    "fifo": lambda path, _target: os.mkfifo(path),
+    "folder": lambda path, _target: path.mkdir(),
+}
 
 
 @pytest.mark.row("C14")
-@pytest.mark.parametrize("make", [make_link, make_hard_link, make_fifo, make_folder])
+@pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
 @pytest.mark.parametrize("layer", ["templates", "disks"])
 def test_strange_entries_are_refused(
     cache: TemplateCache, root: Path, tmp_path: Path, make: Any, layer: str
@@ -382,45 +375,44 @@ def test_no_cache_uses_a_private_folder_and_removes_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def a_file(root: Path) -> None:
-    root.write_bytes(b"")
-
-
-def world_writable(root: Path) -> None:
+def spoil(root: Path, how: str) -> None:
+    match how:
+        case "a file":
+            root.write_bytes(b"")
+            return
+        case "below a file":
+            root.symlink_to("/dev/null/x")
+            return
     root.mkdir()
-    root.chmod(0o777)
-
-
-def someone_else_s(root: Path) -> None:
-    root.mkdir()
-    os.chown(root, 12345, 12345)
-
-
-def subfolder_is_a_link(root: Path) -> None:
-    root.mkdir()
-    (root / "disks").symlink_to(root.parent)
-
-
-def lock_is_a_link(root: Path) -> None:
-    root.mkdir()
-    (root / "lock").symlink_to(root.parent / "elsewhere")
-
-
-def below_a_file(root: Path) -> None:
-    root.symlink_to("/dev/null/x")
+    match how:
+        case "world-writable":
+            root.chmod(0o777)
+        case "someone else's":
+            os.chown(root, 12345, 12345)
+        case "a subfolder is a link":
+            (root / "disks").symlink_to(root.parent)
+        case "the lock is a link":
+            (root / "lock").symlink_to(root.parent / "elsewhere")
 
 
 @pytest.mark.row("C15", "C16")
 @pytest.mark.parametrize(
-    "make",
-    [a_file, world_writable, someone_else_s, subfolder_is_a_link, lock_is_a_link, below_a_file],
+    "how",
+    [
+        "a file",
+        "below a file",
+        "world-writable",
+        "someone else's",
+        "a subfolder is a link",
+        "the lock is a link",
+    ],
 )
-def test_unusable_cache_means_a_warning_and_none(events: list[Event], tmp_path: Path, make: Any) -> None:
-    if make is someone_else_s and os.geteuid() != 0:
+def test_unusable_cache_means_a_warning_and_none(events: list[Event], tmp_path: Path, how: str) -> None:
+    if how == "someone else's" and os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     root, scratch = tmp_path / "cache", tmp_path / "scratch"
     scratch.mkdir()
-    make(root)
+    spoil(root, how)
     with open_cache(root, scratch, events.append) as cache:
         assert cache.private
         assert cache.root.parent == scratch

@@ -48,21 +48,10 @@ def test_listings(site: Site, pybuilder: Command) -> None:
 
 
 def test_listing_survives_a_closed_pipe(site: Site) -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m imgbuilder --list | true",
-        shell=True,
-        capture_output=True,
-        text=True,
-        env=os.environ,
-    )
+    listing = f"{sys.executable} -m imgbuilder --list"
+    done = subprocess.run(f"{listing} | true", shell=True, capture_output=True, text=True)
     assert done.stderr == ""
-    full = subprocess.run(
-        f"{sys.executable} -m imgbuilder --list >/dev/full",
-        shell=True,
-        capture_output=True,
-        text=True,
-        env=os.environ,
-    )
+    full = subprocess.run(f"{listing} >/dev/full", shell=True, capture_output=True, text=True)
     assert full.returncode != 0
     assert "Traceback" not in full.stderr
 

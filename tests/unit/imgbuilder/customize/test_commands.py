@@ -172,7 +172,8 @@ def test_the_scripts_folder_is_private(guest: HostGuest, tmp_path: Path) -> None
 
 
 @pytest.mark.row("Z11")
-def test_a_missing_interpreter_is_named_before_anything_runs(guest: FakeGuest, tmp_path: Path) -> None:
+def test_a_missing_interpreter_is_named_before_anything_runs(tmp_path: Path) -> None:
+    guest = debian_guest()
     script = _script(tmp_path, b"#! /usr/bin/python9 -u\n")
     with pytest.raises(OperationError, match="its interpreter /usr/bin/python9 is not in the guest"):
         apply(guest, "run", str(script))
@@ -180,7 +181,8 @@ def test_a_missing_interpreter_is_named_before_anything_runs(guest: FakeGuest, t
 
 
 @pytest.mark.parametrize("answer", ["", "/tmp/a\n/tmp/b\n", "relative", "/tmp/$(x)", "/tmp/../etc"])
-def test_the_output_of_the_guests_mktemp_is_checked(guest: FakeGuest, answer: str, tmp_path: Path) -> None:
+def test_the_output_of_the_guests_mktemp_is_checked(answer: str, tmp_path: Path) -> None:
+    guest = debian_guest()
     guest.on_sh("mktemp", CommandResult(0, answer))
     with pytest.raises(OperationError, match="no temporary directory"):
         apply(guest, "run", str(_script(tmp_path, b"")))
@@ -199,16 +201,18 @@ def test_a_failed_removal_does_not_hide_the_failure(tmp_path: Path) -> None:
         apply(guest, "run", str(_script(tmp_path, b"")))
 
 
-def test_log_file_in_tmp_or_in_the_root(guest: FakeGuest) -> None:
+def test_log_file_in_tmp_or_in_the_root() -> None:
     assert choose_log_file(debian_guest()) == "/tmp/builder.log"
     assert choose_log_file(FakeGuest()) == "/builder.log"
+    guest = debian_guest()
     guest.add("/tmp/builder.log", "of the template")
     assert choose_log_file(guest) == "/tmp/builder.log"
 
 
 @pytest.mark.row("Z23")
 @pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "directory"])
-def test_a_planted_log_file_is_not_used(guest: FakeGuest, kind: str) -> None:
+def test_a_planted_log_file_is_not_used(kind: str) -> None:
+    guest = debian_guest()
     if kind == "link":
         guest.add_link("/tmp/builder.log", "/etc/passwd")
     elif kind == "dangling":
@@ -223,7 +227,8 @@ def test_a_planted_log_file_is_not_used(guest: FakeGuest, kind: str) -> None:
     assert not guest.exists(chosen)
 
 
-def test_the_temporary_folder_is_private(guest: FakeGuest) -> None:
+def test_the_temporary_folder_is_private() -> None:
+    guest = debian_guest()
     guest.sh("mktemp -d")
     assert stat.S_IMODE(guest.stat("/tmp/pybuilder.0000000001").mode) == 0o700
 
@@ -239,7 +244,8 @@ def test_several_lines_stop_at_the_first_that_fails_and_one_line_does_not(
 
 
 @pytest.mark.row("B8")
-def test_a_command_that_takes_too_long_is_named_as_such(guest: FakeGuest) -> None:
+def test_a_command_that_takes_too_long_is_named_as_such() -> None:
+    guest = debian_guest()
     guest.on_sh("sleep 600", CommandResult(124, ""))
     context = context_of(guest, command_limit=0.0)
     with pytest.raises(OperationError, match="did not end within 0 seconds and was stopped") as caught:
@@ -256,7 +262,8 @@ def test_the_progress_of_a_command_shows_its_first_line(keyword: str) -> None:
     assert parse_operation(keyword, "echo  a \n").describe().endswith(": echo  a ")
 
 
-def test_of_output_without_end_the_last_part_is_cleaned_of_secrets(guest: FakeGuest) -> None:
+def test_of_output_without_end_the_last_part_is_cleaned_of_secrets() -> None:
+    guest = debian_guest()
     context = context_of(guest, secrets={"A": "canary-3"}, memory="/memory")
     content = b"canary-3" * (2 << 20) + b"\nlast canary-3\n"
     guest.add("/memory/output", content)
@@ -273,7 +280,8 @@ def test_of_output_without_end_the_last_part_is_cleaned_of_secrets(guest: FakeGu
     assert len(guest.text("/tmp/builder.log")) < 9 << 20
 
 
-def test_a_log_without_end_is_read_from_its_end(guest: FakeGuest) -> None:
+def test_a_log_without_end_is_read_from_its_end() -> None:
+    guest = debian_guest()
     context = context_of(guest)
 
     def fill(_script: str) -> CommandResult:

@@ -72,32 +72,44 @@ def test_hostname_through_a_link_stays_in_the_guest(guest: FakeGuest) -> None:
     assert guest.text("/var/lib/name") == "vm\n"
 
 
-def test_hostname_in_fedora_and_its_kin() -> None:
-    for release in ("ID=fedora\nVERSION_ID=41\n", 'ID="rocky"\nID_LIKE="rhel centos"\nVERSION_ID="9.4"\n'):
-        guest = _guest(release)
-        guest.add("/etc/machine-info", "A=1\nPRETTY_HOSTNAME=old\nB=2")
-        apply(guest, "hostname", "vm")
-        assert guest.text("/etc/hostname") == "vm\n"
-        assert guest.text("/etc/machine-info") == "A=1\nB=2\nPRETTY_HOSTNAME=vm\n"
+NETWORK = "NETWORKING=yes\nHOSTNAME=old.example.org\n"
+MACHINE = "A=1\nPRETTY_HOSTNAME=old\nB=2"
 
 
-def test_hostname_in_an_old_centos() -> None:
-    guest = _guest("ID=centos\nVERSION_ID=6\n")
-    guest.add("/etc/sysconfig/network", "NETWORKING=yes\nHOSTNAME=old\n")
+@pytest.mark.parametrize(
+    ("release", "files", "path", "content"),
+    [
+        ("ID=fedora\nVERSION_ID=41\n", {"/etc/machine-info": MACHINE}, "/etc/hostname", "vm\n"),
+        *(
+            (release, {"/etc/machine-info": MACHINE}, "/etc/machine-info", "A=1\nB=2\nPRETTY_HOSTNAME=vm\n")
+            for release in ("ID=fedora\nVERSION_ID=41\n", 'ID="rocky"\nID_LIKE="rhel"\nVERSION_ID="9.4"\n')
+        ),
+        ("ID=sles\nVERSION_ID=11.4\n", {"/etc/HOSTNAME": "old\n"}, "/etc/HOSTNAME", "vm\n"),
+        *((f"ID={name}\n", {}, "/etc/hostname", "vm\n") for name in ("arch", "alpine", "void", "gentoo")),
+    ],
+)
+def test_hostname_elsewhere(release: str, files: dict[str, str], path: str, content: str) -> None:
+    guest = _guest(release)
+    for name, text in files.items():
+        guest.add(name, text)
+    apply(guest, "hostname", "vm")
+    assert guest.text(path) == content
+
+
+@pytest.mark.parametrize(
+    ("path", "release"),
+    [
+        ("/etc/os-release", "ID=centos\nVERSION_ID=6\n"),
+        ("/etc/redhat-release", "CentOS release 6.10 (Final)\n"),  # from before os-release
+    ],
+)
+def test_hostname_in_old_red_hat_systems(path: str, release: str) -> None:
+    guest = FakeGuest()
+    guest.add(path, release)
+    guest.add("/etc/sysconfig/network", NETWORK)
     apply(guest, "hostname", "vm")
     assert guest.text("/etc/sysconfig/network") == "NETWORKING=yes\nHOSTNAME=vm\n"
     assert not guest.exists("/etc/hostname")
-
-
-def test_hostname_in_suse_and_others() -> None:
-    guest = _guest("ID=sles\nVERSION_ID=11.4\n")
-    guest.add("/etc/HOSTNAME", "old\n")
-    apply(guest, "hostname", "vm")
-    assert guest.text("/etc/HOSTNAME") == "vm\n"
-    for name in ("arch", "alpine", "void", "gentoo"):
-        guest = _guest(f"ID={name}\n")
-        apply(guest, "hostname", "vm")
-        assert guest.text("/etc/hostname") == "vm\n"
 
 
 @pytest.mark.row("Z14")
@@ -135,15 +147,6 @@ def test_the_error_about_missing_time_zone_data_has_a_hint() -> None:
         apply(_guest("ID=alpine\n"), "timezone", "Europe/Berlin")
     assert caught.value.hint is not None
     assert "--install tzdata" in caught.value.hint
-
-
-def test_hostname_in_red_hat_systems_from_before_os_release() -> None:
-    guest = FakeGuest()
-    guest.add("/etc/redhat-release", "CentOS release 6.10 (Final)\n")
-    guest.add("/etc/sysconfig/network", "NETWORKING=yes\nHOSTNAME=old.example.org\n")
-    apply(guest, "hostname", "new.example.org")
-    assert guest.text("/etc/sysconfig/network") == "NETWORKING=yes\nHOSTNAME=new.example.org\n"
-    assert not guest.exists("/etc/hostname")
 
 
 @pytest.mark.parametrize(
