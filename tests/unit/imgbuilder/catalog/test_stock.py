@@ -13,10 +13,10 @@ import pytest
 
 from imgbuilder.catalog.sourcefiles import read_sources
 from imgbuilder.catalog.sources import trusted_keys
-from imgbuilder.cli import main as cli
 from imgbuilder.events import ignore
 from imgbuilder.host import paths
 from imgbuilder.services import Settings
+from tests.fakes.commands import Command
 from tests.fakes.keys import KeyMaker
 from tests.fakes.webfolder import WebFolder
 
@@ -76,13 +76,6 @@ def stand_in(
         yield made
 
 
-def listed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = cli.run(["--list", *words])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 def test_the_shipped_files() -> None:
     """The key that is shipped can be used as it is, and is the one that is named."""
     found = read_sources([REAL])
@@ -99,32 +92,24 @@ def test_the_shipped_files() -> None:
         assert debian.read_bytes() == (REAL / "libguestfs.gpg").read_bytes()
 
 
-def test_it_is_last_and_not_there_when_the_system_s_folders_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_it_is_last_and_not_there_when_the_system_s_folders_are_named() -> None:
     assert paths.config_dirs({"HOME": "/h"})[-1] == REAL
     assert REAL not in paths.config_dirs({"HOME": "/h", "VIRT_BUILDER_DIRS": "/etc"})
     assert REAL not in paths.config_dirs()  # in the tests
 
 
-def test_everybody_has_it(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = listed(capsys)
-    assert (code, err) == (0, "")
-    assert out.startswith("fedora-18")
+def test_everybody_has_it(stand_in: StandIn, pybuilder: Command) -> None:
+    ran = pybuilder("--list")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("fedora-18")
     stand_in.sign(stand_in.keys.make("Stand-in"))  # the same name, another key
-    code, out, err = listed(capsys)
-    assert code == 3
-    assert stand_in.key in err
+    pybuilder("--list").failed(3, stand_in.key)
 
 
-def test_another_key_in_the_shipped_file_is_of_no_use(
-    stand_in: StandIn, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_key_in_the_shipped_file_is_of_no_use(stand_in: StandIn, pybuilder: Command) -> None:
     other = stand_in.keys.make("Other")
     (stand_in.stock / "libguestfs.gpg").write_bytes(stand_in.keys.export(other))
-    code, _out, err = listed(capsys)
-    assert code == 2
-    assert f"does not hold the key {stand_in.key}" in err
+    pybuilder("--list").failed(2, f"does not hold the key {stand_in.key}")
 
 
 @pytest.mark.parametrize(
@@ -133,17 +118,15 @@ def test_another_key_in_the_shipped_file_is_of_no_use(
     ids=["enabled=no", "an empty file of the same name"],
 )
 def test_it_can_be_switched_off(
-    stand_in: StandIn, config: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+    stand_in: StandIn, config: Path, pybuilder: Command, name: str, text: str
 ) -> None:
     (config / name).write_text(text)
-    code, out, err = listed(capsys)
-    assert (code, out) == (2, "")
-    assert "no sources" in err
+    assert pybuilder("--list").failed(2, "no sources").out == ""
     assert stand_in.web.asked == []
 
 
 def test_a_virt_builder_configuration_of_it_is_used_instead(
-    stand_in: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stand_in: StandIn, tmp_path: Path, pybuilder: Command
 ) -> None:
     """Debian's guestfs-tools bring the same source under the same name: it is asked once."""
     system = tmp_path / "system"
@@ -154,19 +137,19 @@ def test_a_virt_builder_configuration_of_it_is_used_instead(
     for name in ("libguestfs.conf", "another.conf"):
         (system / name).write_text(text)
         del stand_in.web.asked[:]
-        assert listed(capsys)[0] == 0
+        pybuilder("--list").good()
         assert stand_in.web.paths == ["/index.asc"]
         (system / name).unlink()
 
 
 def test_the_same_place_under_another_name_is_asked_once(
-    stand_in: StandIn, config: Path, capsys: pytest.CaptureFixture[str]
+    stand_in: StandIn, config: Path, pybuilder: Command
 ) -> None:
     key = stand_in.stock / "libguestfs.gpg"
     (config / "x.conf").write_text(f"[x]\nuri={stand_in.web.url}/index.asc\ngpgkey={key}\n")
-    assert listed(capsys)[0] == 0
+    pybuilder("--list").good()
     assert stand_in.web.paths == ["/index.asc"]
-    shown = json.loads(listed(capsys, "--list-format=json")[1])
+    shown = json.loads(pybuilder("--list", "--list-format=json").out)
     assert len(shown["sources"]) == 1
 
 
@@ -176,13 +159,13 @@ def test_http_and_https_are_the_same_place(config: Path) -> None:
 
 
 def test_a_build_from_an_earlier_source_never_asks_it(
-    stand_in: StandIn, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stand_in: StandIn, config: Path, tmp_path: Path, pybuilder: Command
 ) -> None:
     index = tmp_path / "index"
     index.write_text("[mine]\nfile=m.xz\narch=x86_64\nsize=512\n")
     (config / "mine.conf").write_text(f"[mine]\nuri={index}\nunsigned=yes\n")
-    assert cli.run(["mine", "--dry-run"]) == 0
-    assert cli.run(["--notes", "mine"]) == 0
+    pybuilder("mine", "--dry-run").good()
+    pybuilder("--notes", "mine").good()
     assert stand_in.web.asked == []
-    assert cli.run(["fedora-18", "--dry-run"]) == 0
+    pybuilder("fedora-18", "--dry-run").good()
     assert stand_in.web.paths == ["/index.asc"]
