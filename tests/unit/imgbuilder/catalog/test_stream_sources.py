@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -53,25 +54,38 @@ def web(tree: StreamTree) -> Iterator[WebFolder]:
         yield server
 
 
-def configure(home: Path, tree: StreamTree, uri: str, **fields: str) -> None:
-    place = home / "pybuilder" / "repos.d"
-    place.mkdir(parents=True, exist_ok=True)
-    key = home / "key.gpg"
-    key.write_bytes(tree.keys.export(tree.key))
-    lines = {"uri": uri, "format": "simplestreams", "gpgkey": str(key), **fields}
-    text = "".join(f"{name}={value}\n" for name, value in lines.items() if value)
-    (place / "cloud.conf").write_text(f"[cloud]\n{text}")
+@dataclass
+class Cloud:
+    """A tree of images on a server, and the user's folder."""
+
+    home: Path
+    tree: StreamTree
+    web: WebFolder
+
+    def configure(self, uri: str = "", **fields: str) -> None:
+        place = self.home / "pybuilder" / "repos.d"
+        place.mkdir(parents=True, exist_ok=True)
+        key = self.home / "key.gpg"
+        key.write_bytes(self.tree.keys.export(self.tree.key))
+        lines = {"uri": uri or self.web.url, "format": "simplestreams", "gpgkey": str(key), **fields}
+        text = "".join(f"{name}={value}\n" for name, value in lines.items() if value)
+        (place / "cloud.conf").write_text(f"[cloud]\n{text}")
 
 
-def test_a_build_of_a_cloud_image(home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command) -> None:
+@pytest.fixture
+def cloud(home: Path, tree: StreamTree, web: WebFolder) -> Cloud:
+    return Cloud(home, tree, web)
+
+
+def test_a_build_of_a_cloud_image(cloud: Cloud, pybuilder: Command) -> None:
     """Signed over http, SHA-256 only, qcow2: the size is found, and the next build needs no download."""
-    configure(home, tree, web.url)
+    cloud.configure()
     ran = pybuilder("--list")
     assert ran.out.split("\n")[0].split() == [
         "com.ubuntu.cloud:server:24.04:arm64", "arm64", "ubuntu-noble-24.04-arm64-server-20240423",
     ]  # fmt: skip
     assert "6.06" not in ran.out
-    assert web.paths == ["/streams/v1/index.sjson", f"/streams/v1/{PRODUCTS}.sjson"]
+    assert cloud.web.paths == ["/streams/v1/index.sjson", f"/streams/v1/{PRODUCTS}.sjson"]
     long = pybuilder("--list", "--long", NAME).out
     assert "Minimum/default size" not in long
     assert "Download size:" in long
@@ -81,22 +95,22 @@ def test_a_build_of_a_cloud_image(home: Path, tree: StreamTree, web: WebFolder, 
     ran = pybuilder("noble", "--dry-run")
     assert (ran.code, ran.err) == (0, "")
     assert f"{NAME} (8.0M, qcow2)" in ran.out
-    assert list(home.glob("pybuilder/templates/*")) == []
+    assert list(cloud.home.glob("pybuilder/templates/*")) == []
 
     pybuilder("noble", "--size", "4M", "--root-password", "disabled").failed(2, "minimum size = 8.0M")
 
-    del web.asked[:]
+    del cloud.web.asked[:]
     pybuilder("noble", "--root-password", "disabled").good()
     assert Path(f"{NAME}.img").stat().st_size == SIZE
-    assert web.paths.count(FILE) == 2  # the header, and the whole
-    del web.asked[:]
+    assert cloud.web.paths.count(FILE) == 2  # the header, and the whole
+    del cloud.web.asked[:]
     pybuilder("noble", "--root-password", "disabled", "--output", "second.img").good()
-    assert FILE not in web.paths
+    assert FILE not in cloud.web.paths
     long = pybuilder("--list", "--long", NAME).out
     assert "Minimum/default size:    8.0M" in long
     assert "cached" in pybuilder("--print-cache").out
 
-    web.close()
+    cloud.web.close()
     ran = pybuilder("noble", "--root-password", "disabled", "--output", "third.img").good()
     assert "last accepted index is used" in ran.err + ran.out
 
@@ -106,7 +120,7 @@ def test_a_build_from_an_lxd_server(
 ) -> None:
     tree = lxd_tree(tmp_path / "lxd", publisher_keys, image)
     with WebFolder(tree.folder) as web:
-        configure(home, tree, f"{web.url}/")
+        Cloud(home, tree, web).configure()
         assert pybuilder("--list").out == (
             f"{'debian:bookworm:amd64:default':<24} {'amd64':<10} Debian bookworm default\n"
         )
@@ -115,22 +129,20 @@ def test_a_build_from_an_lxd_server(
     assert info["virtual-size"] == SIZE
 
 
-def test_unsigned_sources_are_asked_for_other_files(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
-) -> None:
-    configure(home, tree, web.url, gpgkey="", unsigned="yes")
+def test_unsigned_sources_are_asked_for_other_files(cloud: Cloud, pybuilder: Command) -> None:
+    cloud.configure(gpgkey="", unsigned="yes")
     ran = pybuilder("--list").good()
     assert NAME in ran.out
     assert (ran.out + ran.err).count("the origin of these templates is not verified") == 1
-    assert web.paths == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
+    assert cloud.web.paths == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
 
 
 @pytest.mark.row("T6")
-def test_once_signed_never_unsigned(home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command) -> None:
-    configure(home, tree, web.url)
+def test_once_signed_never_unsigned(cloud: Cloud, pybuilder: Command) -> None:
+    cloud.configure()
     assert pybuilder("--list").code == 0
-    configure(home, tree, web.url, gpgkey="", unsigned="yes")
-    pybuilder("--list").failed(3, f"pybuilder source forget '{web.url}/streams/v1/index.sjson'")
+    cloud.configure(gpgkey="", unsigned="yes")
+    pybuilder("--list").failed(3, f"pybuilder source forget '{cloud.web.url}/streams/v1/index.sjson'")
     ran = pybuilder("source", "forget", "cloud")
     assert ran.out.count("Forgotten: ") == 2
     assert pybuilder("--list").code == 0
@@ -138,17 +150,15 @@ def test_once_signed_never_unsigned(home: Path, tree: StreamTree, web: WebFolder
 
 @pytest.mark.row("V2", "V9")
 @pytest.mark.parametrize("which", ["index", PRODUCTS])
-def test_every_file_is_judged(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, which: str
-) -> None:
+def test_every_file_is_judged(cloud: Cloud, pybuilder: Command, which: str) -> None:
     """For the index and for the files that it names."""
-    configure(home, tree, web.url)
-    path = tree.folder / f"streams/v1/{which}.sjson"
+    cloud.configure()
+    path = cloud.tree.folder / f"streams/v1/{which}.sjson"
     old = path.read_bytes()
-    tree.publish()
+    cloud.tree.publish()
     good = path.read_bytes()
     assert pybuilder("--list").code == 0
-    other = tree.keys.sign(path.with_suffix(".json").read_bytes(), tree.keys.make("someone else"))
+    other = cloud.tree.keys.sign(path.with_suffix(".json").read_bytes(), cloud.tree.keys.make("someone else"))
     for bad, words in [
         (good.replace(b"image-downloads", b"image-Downloads", 1), "altered after signing"),
         (path.with_suffix(".json").read_bytes(), "not a signed index"),
@@ -165,42 +175,38 @@ def test_every_file_is_judged(
     assert pybuilder("--list").code == 0
 
 
-def test_one_file_cannot_be_served_for_another(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
-) -> None:
-    tree.products["com.ubuntu.cloud:daily:download"] = {
-        "daily:x": tree.products[PRODUCTS][NAME] | {"aliases": "daily"}
+def test_one_file_cannot_be_served_for_another(cloud: Cloud, pybuilder: Command) -> None:
+    cloud.tree.products["com.ubuntu.cloud:daily:download"] = {
+        "daily:x": cloud.tree.products[PRODUCTS][NAME] | {"aliases": "daily"}
     }
-    tree.publish()
-    configure(home, tree, web.url)
+    cloud.tree.publish()
+    cloud.configure()
     assert len(pybuilder("--list").out.splitlines()) == 3
-    folder = tree.folder / "streams/v1"
+    folder = cloud.tree.folder / "streams/v1"
     shutil.copy(folder / "com.ubuntu.cloud:daily:download.sjson", folder / f"{PRODUCTS}.sjson")
     pybuilder("--list").failed(1, "daily", "but the index announces")
 
 
 @pytest.mark.row("T9")
-def test_another_image_than_the_source_names_is_refused(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
-) -> None:
+def test_another_image_than_the_source_names_is_refused(cloud: Cloud, pybuilder: Command) -> None:
     """By SHA-256."""
-    configure(home, tree, web.url)
-    path = tree.folder / FILE[1:]
+    cloud.configure()
+    path = cloud.tree.folder / FILE[1:]
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     pybuilder("noble", "--root-password", "disabled").failed(3, "SHA-256")
-    assert list(home.glob("pybuilder/templates/[!.]*")) == []
+    assert list(cloud.home.glob("pybuilder/templates/[!.]*")) == []
     assert list(Path().iterdir()) == []
     path.write_bytes(good)
     assert pybuilder("noble", "--root-password", "disabled").code == 0
 
 
 def test_a_header_that_lies_fails_the_build(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, pybuilder: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first bytes come before the digest: an attacker who alters only them gains nothing."""
-    configure(home, tree, web.url)
-    path = tree.folder / FILE[1:]
+    cloud.configure()
+    path = cloud.tree.folder / FILE[1:]
     good = path.read_bytes()
     path.write_bytes(good[:24] + (SIZE // 2).to_bytes(8) + good[32:])
     true_get = Services.template_disk
@@ -214,7 +220,7 @@ def test_a_header_that_lies_fails_the_build(
         1, f"{SIZE} bytes where the index promises {SIZE // 2}"
     )
     assert list(Path().iterdir()) == []
-    assert list(home.glob("pybuilder/images/*")) == []
+    assert list(cloud.home.glob("pybuilder/images/*")) == []
     monkeypatch.undo()
 
 
@@ -227,53 +233,49 @@ def test_a_header_that_lies_fails_the_build(
     ],
 )
 def test_what_is_no_disk_image_is_not_downloaded(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, content: bytes, words: str
+    cloud: Cloud, pybuilder: Command, content: bytes, words: str
 ) -> None:
-    item = tree.add_image(FILE[1:], content) | digests(content, "sha256")
-    tree.products[PRODUCTS][NAME]["versions"]["20240423.10"]["items"]["disk1.img"] = item
-    tree.publish()
-    configure(home, tree, web.url)
+    item = cloud.tree.add_image(FILE[1:], content) | digests(content, "sha256")
+    cloud.tree.products[PRODUCTS][NAME]["versions"]["20240423.10"]["items"]["disk1.img"] = item
+    cloud.tree.publish()
+    cloud.configure()
     pybuilder("noble", "--root-password", "disabled").failed(1, words)
-    assert web.paths.count(FILE) == 1
+    assert cloud.web.paths.count(FILE) == 1
 
 
 def test_raw_images_with_sha512_and_a_cache_filled_before(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, tmp_path: Path
+    cloud: Cloud, pybuilder: Command, tmp_path: Path
 ) -> None:
     content = make_disk(tmp_path / "disk.raw").read_bytes()
-    item = tree.add_image(FILE[1:], content) | digests(content, "sha256", "sha512")
-    arm = tree.products[PRODUCTS].pop("com.ubuntu.cloud:server:24.04:arm64")
+    item = cloud.tree.add_image(FILE[1:], content) | digests(content, "sha256", "sha512")
+    arm = cloud.tree.products[PRODUCTS].pop("com.ubuntu.cloud:server:24.04:arm64")
     assert arm
-    tree.products[PRODUCTS][NAME]["versions"]["20240423.10"]["items"]["disk1.img"] = item
-    tree.publish()
-    configure(home, tree, web.url)
+    cloud.tree.products[PRODUCTS][NAME]["versions"]["20240423.10"]["items"]["disk1.img"] = item
+    cloud.tree.publish()
+    cloud.configure()
     pybuilder("--cache-all-templates").good()
-    assert (home / "pybuilder/templates" / hashlib.sha512(content).hexdigest()).exists()
+    assert (cloud.home / "pybuilder/templates" / hashlib.sha512(content).hexdigest()).exists()
     assert "8.0M, raw" in pybuilder("noble", "--dry-run").out
-    del web.asked[:]
+    del cloud.web.asked[:]
     pybuilder("noble", "--root-password", "disabled", "--output", "x.img").good()
-    assert FILE not in web.paths
+    assert FILE not in cloud.web.paths
 
 
-def test_cache_all_templates_learns_what_it_downloads(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
-) -> None:
-    del tree.products[PRODUCTS]["com.ubuntu.cloud:server:24.04:arm64"]
-    tree.publish()
-    configure(home, tree, web.url)
+def test_cache_all_templates_learns_what_it_downloads(cloud: Cloud, pybuilder: Command) -> None:
+    del cloud.tree.products[PRODUCTS]["com.ubuntu.cloud:server:24.04:arm64"]
+    cloud.tree.publish()
+    cloud.configure()
     assert pybuilder("--cache-all-templates").code == 0
-    assert web.paths.count(FILE) == 1
+    assert cloud.web.paths.count(FILE) == 1
     assert pybuilder("--cache-all-templates").code == 0
-    assert web.paths.count(FILE) == 1
+    assert cloud.web.paths.count(FILE) == 1
     assert "Minimum/default size:    8.0M" in pybuilder("--list", "--long", NAME).out
 
 
-def test_what_is_known_of_images_may_be_lost_or_damaged(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
-) -> None:
-    configure(home, tree, web.url)
+def test_what_is_known_of_images_may_be_lost_or_damaged(cloud: Cloud, pybuilder: Command) -> None:
+    cloud.configure()
     assert pybuilder("noble", "--root-password", "disabled").code == 0
-    (record,) = home.glob("pybuilder/images/*.json")
+    (record,) = cloud.home.glob("pybuilder/images/*.json")
     good = record.read_text()
     for damaged in (
         "",
@@ -293,25 +295,23 @@ def test_what_is_known_of_images_may_be_lost_or_damaged(
     assert record.read_text() == good
 
 
-def test_mirrors_of_a_tree(
-    tmp_path: Path, home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
-) -> None:
+def test_mirrors_of_a_tree(cloud: Cloud, tmp_path: Path, pybuilder: Command) -> None:
     """The address that answered is used for all files, and for the image."""
     (tmp_path / "empty").mkdir()
     with WebFolder(tmp_path / "empty") as empty:
-        configure(home, tree, f"{empty.url}, {web.url}/streams/v1/index.sjson")
+        cloud.configure(f"{empty.url}, {cloud.web.url}/streams/v1/index.sjson")
         pybuilder("noble", "--root-password", "disabled").good()
         assert empty.paths == ["/streams/v1/index.sjson"]
-        assert FILE in web.paths
+        assert FILE in cloud.web.paths
 
 
-def test_local_trees_and_list_sources(home: Path, tree: StreamTree, pybuilder: Command) -> None:
-    for uri in (str(tree.folder), f"file://{tree.folder}/"):
-        configure(home, tree, uri)
+def test_local_trees_and_list_sources(cloud: Cloud, pybuilder: Command) -> None:
+    for uri in (str(cloud.tree.folder), f"file://{cloud.tree.folder}/"):
+        cloud.configure(uri)
         pybuilder("noble", "--root-password", "disabled", "--output", f"{len(uri)}.img").good()
     shown = pybuilder("source", "list").out
     assert "Format:                  simplestreams\n" in shown
-    assert f"Signed by:               {tree.key}\n" in shown
+    assert f"Signed by:               {cloud.tree.key}\n" in shown
 
 
 def test_a_source_of_the_command_line(
@@ -327,53 +327,51 @@ def test_a_source_of_the_command_line(
 
 
 @pytest.mark.row("T5")
-def test_max_age_counts_for_each_file(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command
-) -> None:
+def test_max_age_counts_for_each_file(cloud: Cloud, pybuilder: Command) -> None:
     """A server that holds back one file only."""
-    path = tree.folder / f"streams/v1/{PRODUCTS}.sjson"
-    path.write_bytes(tree.keys.sign(path.with_suffix(".json").read_bytes(), tree.key, at="20990101T000000"))
-    configure(home, tree, web.url)
+    path = cloud.tree.folder / f"streams/v1/{PRODUCTS}.sjson"
+    path.write_bytes(
+        cloud.tree.keys.sign(path.with_suffix(".json").read_bytes(), cloud.tree.key, at="20990101T000000")
+    )
+    cloud.configure()
     pybuilder("--list").failed(3, "clock")
 
 
-def test_large_files_and_long_lines(home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command) -> None:
+def test_large_files_and_long_lines(cloud: Cloud, pybuilder: Command) -> None:
     """Files may be larger than an index. gpg signs only the beginning of a long line (F3)."""
     old = {"items": {"disk1.img": {"path": "x", "size": 1, "sha256": "0" * 64, "more": "x" * 6000}}}
-    versions = tree.products[PRODUCTS][NAME]["versions"]
+    versions = cloud.tree.products[PRODUCTS][NAME]["versions"]
     versions.update({f"19990101.{number}": old for number in range(900)})
-    tree.publish()
-    size = (tree.folder / f"streams/v1/{PRODUCTS}.sjson").stat().st_size
+    cloud.tree.publish()
+    size = (cloud.tree.folder / f"streams/v1/{PRODUCTS}.sjson").stat().st_size
     assert 5_000_000 < size < 20_000_000
-    configure(home, tree, web.url)
+    cloud.configure()
     ran = pybuilder("--list", "--long", NAME)
     assert "20240423.10" in ran.out, ran.err
-    web.close()
+    cloud.web.close()
     assert "20240423.10" in pybuilder("--list", "--long", NAME).out
     for number in range(5, 900):
         del versions[f"19990101.{number}"]
-    tree.publish()
-    configure(home, tree, str(tree.folder))
-    path = tree.folder / f"streams/v1/{PRODUCTS}.sjson"
+    cloud.tree.publish()
+    cloud.configure(str(cloud.tree.folder))
+    path = cloud.tree.folder / f"streams/v1/{PRODUCTS}.sjson"
     good = path.read_bytes()
     path.write_bytes(good + bytes(20_000_001 - len(good)))
     pybuilder("--list").failed(1, "longer than the 20000000 bytes")
     products = json.loads(path.with_suffix(".json").read_text())
-    tree.write(f"streams/v1/{PRODUCTS}", products, indent=None)
+    cloud.tree.write(f"streams/v1/{PRODUCTS}", products, indent=None)
     pybuilder("--list").failed(3, "line is longer than", "python3 -m json.tool")
-    shutil.copytree(tree.folder, home / "copy")
-    configure(home, tree, str(home / "copy"), gpgkey="", unsigned="yes")
+    shutil.copytree(cloud.tree.folder, cloud.home / "copy")
+    cloud.configure(str(cloud.home / "copy"), gpgkey="", unsigned="yes")
     assert pybuilder("--list", NAME).code == 0
 
 
-def test_a_broken_tree_leaves_other_sources_alone(
-    home: Path, tree: StreamTree, web: WebFolder, pybuilder: Command, tmp_path: Path
-) -> None:
-    configure(home, tree, web.url)
-    place = home / "pybuilder" / "repos.d"
+def test_a_broken_tree_leaves_other_sources_alone(cloud: Cloud, pybuilder: Command, tmp_path: Path) -> None:
+    cloud.configure()
+    place = cloud.home / "pybuilder" / "repos.d"
     (tmp_path / "index").write_text("[x]\nfile=x.xz\narch=x86_64\nsize=512\n")
     (place / "z.conf").write_text(f"[z]\nuri={tmp_path}/index\nunsigned=yes\n")
-    tree.write("streams/v1/index", {"format": "index:1.0", "index": []})
+    cloud.tree.write("streams/v1/index", {"format": "index:1.0", "index": []})
     ran = pybuilder("--list").good()
     assert ran.out.splitlines()[-1].startswith("x  ")
     assert "source cloud is left out" in ran.out + ran.err

@@ -11,11 +11,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from imgbuilder.cli.main import run
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError
 from imgbuilder.machine.libvirt import domain_name, libvirt_xml, virt_install_command
 from imgbuilder.machine.model import Firmware, Machine, firmware_of
+from tests.fakes.commands import Command
 from tests.fakes.machine import locked
 
 MACHINE = Machine("my web", Path("/srv/a,b & <c>.img"), OutputFormat.RAW)
@@ -97,50 +97,43 @@ def test_firmware(tmp_path: Path, script: str, found: Firmware) -> None:
     assert firmware_of(path, DiskFormat.RAW, "aarch64") is Firmware.UEFI
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, pybuilder: Command) -> None:
     image = disk(tmp_path, "label: gpt\nsize=4M,type=U\nsize=+\n")
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     script = tmp_path / "link" / "run"
-    assert (
-        run(["machine", "script", str(image), "-o", str(script), "--arch", "x86_64", "--forward", "80"]) == 0
-    )
+    words = ("-o", str(script), "--arch", "x86_64", "--forward", "80")
+    pybuilder("machine", "script", str(image), *words).good()
     assert script.stat().st_mode & 0o777 == 0o755
     text = script.read_text()
     assert "\nimage=../disk.img\n" in text
     assert "pflash" in text
-    capsys.readouterr()
-    assert run(["machine", "libvirt", str(image), "--firmware", "bios", "--memsize", "512"]) == 0
-    shown = capsys.readouterr().out
+    shown = pybuilder("machine", "libvirt", str(image), "--firmware", "bios", "--memsize", "512").good().out
     assert "efi" not in shown
     assert '<memory unit="MiB">512</memory>' in shown
     foreign = tmp_path / "disk.vmdk"
     subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", foreign, "4M"], check=True)
-    assert run(["machine", "virt-install", str(foreign), "--format", "vmdk"]) == 0
-    assert "format=vmdk" in capsys.readouterr().out
-    assert run(["machine", "virt-install", str(image), "--format", "vmdk"]) == 1
-    assert "is not a vmdk image" in capsys.readouterr().err
+    assert "format=vmdk" in pybuilder("machine", "virt-install", str(foreign), "--format", "vmdk").good().out
+    pybuilder("machine", "virt-install", str(image), "--format", "vmdk").failed(1, "is not a vmdk image")
 
 
-def test_the_image_is_not_replaced_by_its_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_image_is_not_replaced_by_its_script(tmp_path: Path, pybuilder: Command) -> None:
     image = disk(tmp_path, "label: gpt\nsize=+\n")
     before = image.read_bytes()
     (tmp_path / "link").symlink_to(image)
     for name in ("disk.img", "link"):
-        assert run(["machine", "script", str(image), "-o", str(tmp_path / name)]) == 2
-        assert "is the image itself" in capsys.readouterr().err
+        pybuilder("machine", "script", str(image), "-o", str(tmp_path / name)).failed(2, "the image itself")
     other = tmp_path / "other.img"
     other.write_bytes(before)
     with locked(other):
-        assert run(["machine", "script", str(image), "-o", str(other)]) == 1
-    assert "is used by another program" in capsys.readouterr().err
+        pybuilder("machine", "script", str(image), "-o", str(other)).failed(1, "is used by another program")
     assert image.read_bytes() == other.read_bytes() == before
 
 
-def test_a_running_machine_can_be_described(tmp_path: Path) -> None:
+def test_a_running_machine_can_be_described(tmp_path: Path, pybuilder: Command) -> None:
     image = disk(tmp_path, "label: gpt\nsize=+\n")
     with locked(image):
-        assert run(["machine", "libvirt", str(image), "-o", str(tmp_path / "machine.xml")]) == 0
+        pybuilder("machine", "libvirt", str(image), "-o", str(tmp_path / "machine.xml")).good()
 
 
 @pytest.mark.parametrize(
@@ -157,10 +150,10 @@ def test_a_running_machine_can_be_described(tmp_path: Path) -> None:
         (["machine", "libvirt", "FOREIGN"], "foreign.img"),
     ],
 )
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_mistakes(tmp_path: Path, pybuilder: Command, words: list[str], said: str) -> None:
     (tmp_path / "foreign.img").write_bytes(b"KDMV" + bytes(70_000))
     files = {"DISK": str(disk(tmp_path, "")), "FOREIGN": str(tmp_path / "foreign.img")}
-    assert run([files.get(word, word) for word in words]) in {1, 2}
-    error = capsys.readouterr().err
-    assert said in error
-    assert "Traceback" not in error
+    ran = pybuilder(*(files.get(word, word) for word in words))
+    assert ran.code in {1, 2}
+    assert said in ran.err
+    assert "Traceback" not in ran.err
