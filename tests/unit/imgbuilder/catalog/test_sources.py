@@ -199,7 +199,7 @@ def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
 
 @pytest.mark.row("S40")
 def test_unsigned_must_be_said(tmp_path: Path) -> None:
-    """What says nothing about signatures is not used."""
+    """A source that says nothing about signatures is not used."""
     source = only(tmp_path, "[x]\nuri=/i\nunsigned=yes\nproxy=http://p:3128\n")
     assert (source.unsigned, source.check, source.proxy) == (True, False, "http://p:3128")
 
