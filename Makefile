@@ -3,10 +3,15 @@
 BIN := .venv/bin
 UNIT := tests/unit tests/test_layering.py tests/test_docs.py tests/test_packaging.py
 ROWS := tests/attack tests/fault tests/conformance
+# Tests also wait, for other programs and for clocks: three at once keep two processors busy.
+WORKERS := $(shell expr $$(nproc) \* 3 / 2)
 # Guest tests look for what a build leaves behind, by its user: two at once need two users, which only root can make.
 GUEST_WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo 2 || echo 1)
 FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/catalog/test_simplestreams.py \
 	$(addprefix tests/unit/imgindex/test_,parse.py write.py clearsign.py)
+
+# Without compiled tests, each run of pytest compiles all of them in each worker.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-long deb picture check lint unit rows guest bench fuzz format clean
 
@@ -34,10 +39,10 @@ lint: setup
 	scripts/plain-english
 
 unit: setup
-	$(BIN)/pytest -n 2 --dist loadgroup -q --durations=10 $(UNIT)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -q --durations=10 $(UNIT)
 
 rows: setup  ## only the attacks, the faults, and the comparisons with virt-builder
-	$(BIN)/pytest -n 2 --dist loadgroup -q --durations=10 $(ROWS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -q --durations=10 $(ROWS)
 
 guest: setup  ## only the tests with a real appliance and a real Debian guest
 	$(BIN)/pytest -v --durations=25 -n $(GUEST_WORKERS) --dist loadfile --no-loadscope-reorder tests/guest

@@ -1,12 +1,11 @@
-"""Hostile guests, and our commands on them; run as a program with one guest per process."""
+"""Hostile guests, and our commands on them, for one process per guest."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import sys
+import os
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions
@@ -248,8 +247,9 @@ def _raised(result: object) -> object:
     return result
 
 
-def main(name: str, folder: Path) -> None:
-    """Run all commands on a guest, and print their results and the memory used, as JSON."""
+def run(name: str, folder: Path, places: dict[str, str], results: Connection) -> None:
+    """Run all commands on a guest in this process; send their results and the most memory that was used."""
+    os.environ.update(places)
     ended = {}
     for what, command in commands(name, folder).items():
         ended[what] = "done"
@@ -261,10 +261,4 @@ def main(name: str, folder: Path) -> None:
             ended[what] = f"CRASHED: {error!r:.300}"
     # Not ru_maxrss, which begins with that of the process that started this one.
     status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) << 10
-    print(json.dumps({"ended": ended, "peak": peak}))
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        main(sys.argv[1], Path(sys.argv[2]))
+    results.send((ended, int(status.split("VmHWM:")[1].split()[0]) << 10))

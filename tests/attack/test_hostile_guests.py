@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import pytest
 
-from tests.attack.hostile import FRIENDLY, GUESTS
+from tests.attack.hostile import FRIENDLY, GUESTS, run
 
 MEMORY = 300 << 20
 NEW_BYTES = 10 << 20
-ROOT = Path(__file__).parents[2]
+# Each guest has a process of its own, a copy of one that has imported everything.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.attack.hostile"])
 
 
 def _run(name: str, folder: Path) -> tuple[dict[str, str], int, int]:
@@ -23,13 +22,13 @@ def _run(name: str, folder: Path) -> tuple[dict[str, str], int, int]:
     home.mkdir()
     images.mkdir()
     places = dict.fromkeys(("HOME", "TMPDIR", "XDG_STATE_HOME", "XDG_CACHE_HOME"), str(home))
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.attack.hostile", name, images],
-        cwd=ROOT, env=os.environ | places, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    printed = json.loads(ran.stdout)
-    return printed["ended"], printed["peak"], sum(path.lstat().st_blocks * 512 for path in home.rglob("*"))
+    results, sender = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=run, args=(name, images, places, sender), daemon=True)
+    process.start()
+    sender.close()
+    ended, peak = results.recv()
+    process.join(10)
+    return ended, peak, sum(path.lstat().st_blocks * 512 for path in home.rglob("*"))
 
 
 @pytest.mark.parametrize("name", GUESTS)

@@ -59,6 +59,6 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 def socks_proxy(target: int) -> Iterator[SocksProxy]:
     """Run a proxy while the block runs."""
     with SocksProxy(target) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
         yield proxy
         proxy.shutdown()

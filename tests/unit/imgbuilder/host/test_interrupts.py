@@ -60,10 +60,12 @@ def test_a_signal_that_was_held_back_is_raised_even_when_the_block_fails() -> No
             pytest.fail("another source would follow")
 
 
-def run(body: str, signals: list[int], *, pause: float) -> tuple[int, str]:
-    """Run a command that does not end by itself; return its exit code and errors."""
+def run(body: str, signals: list[int], *, pause: float = 0, limit: str = "") -> tuple[int, str]:
+    """Run a command that does not end by itself; ``limit`` shortens a limit. Return exit code and errors."""
     program = (
         "import sys, time, ctypes, subprocess\n"
+        "from imgbuilder.host import interrupts\n"
+        f"{limit}\n"
         "from imgbuilder.terminal.boundary import run_command\n"
         "from imgbuilder.terminal.console import ConsoleReporter\n"
         "from imgbuilder.host.interrupts import interruptible, uninterrupted\n"
@@ -78,9 +80,10 @@ def run(body: str, signals: list[int], *, pause: float) -> tuple[int, str]:
         assert process.stderr is not None
         process.stdout.readline()
         time.sleep(0.5)  # it says so just before it waits
-        for number in signals:
-            process.send_signal(number)
+        process.send_signal(signals[0])
+        for number in signals[1:]:
             time.sleep(pause)
+            process.send_signal(number)
         code = process.wait(30)
         return code, process.stderr.read()
 
@@ -94,7 +97,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_second_signal_ends_it_for_certain(case: str) -> None:
-    code, errors = run(CASES[case], [signal.SIGINT, signal.SIGTERM], pause=2.5)
+    code, errors = run(CASES[case], [signal.SIGINT, signal.SIGTERM], pause=1, limit="interrupts._GRACE = 0.4")
     assert code == 143
     assert "stopped at once" in errors
 
@@ -114,7 +117,7 @@ def test_a_call_of_the_system_that_returns_to_no_handler_is_ended() -> None:
         "    mutex = ctypes.create_string_buffer(64)\n"
         "    print('up', flush=True)\n    lock(mutex), lock(mutex)"
     )
-    code, errors = run(stuck, [signal.SIGINT], pause=0)
+    code, errors = run(stuck, [signal.SIGINT], limit="interrupts._PATIENCE = 1")
     assert code == 130
     assert "stopped at once" in errors
 
@@ -125,7 +128,7 @@ def test_what_it_started_ends_as_well() -> None:
         "    sys.stderr.write(f'{child.pid}\\n'); sys.stderr.flush()\n"
         "    with uninterrupted():\n        wait()"
     )
-    code, errors = run(body, [signal.SIGTERM, signal.SIGTERM], pause=2.5)
+    code, errors = run(body, [signal.SIGTERM, signal.SIGTERM], pause=1, limit="interrupts._GRACE = 0.4")
     assert code == 143
     child = int(errors.split()[0])
     for _ in range(100):
