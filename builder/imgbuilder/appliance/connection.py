@@ -195,7 +195,7 @@ class Connection:
             while True:
                 message = self._receive(deadline, limit)
                 if "log" in message:
-                    self._log(message["log"])
+                    self._log(str(message["log"]))
                     deadline = _after(limit) if console else deadline
                 elif "progress" in message:
                     deadline = _after(limit)
@@ -206,10 +206,20 @@ class Connection:
                 elif "error" in message:
                     raise self._refusal(message)
                 else:
-                    return decode(message["result"])
+                    return self._decoded(message)
         finally:
             if moving:
                 self._report(ProgressEnd())
+
+    def _decoded(self, message: dict[str, Any]) -> Any:  # noqa: ANN401
+        try:
+            return decode(message["result"])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self._nonsense() from error
+
+    def _nonsense(self) -> ApplianceError:
+        self.close()
+        return ApplianceError("the appliance's worker sent an answer that is not understood")
 
     def _refusal(self, message: dict[str, Any]) -> GuestCallError | ApplianceError:
         text = str(message["error"]).strip()
@@ -230,8 +240,7 @@ class Connection:
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
-            self.close()
-            raise ApplianceError("the appliance's worker sent an answer that is not understood")
+            raise self._nonsense()
         return message
 
     def _exactly(self, size: int, deadline: float | None, limit: float | None) -> bytes:

@@ -1,0 +1,142 @@
+"""A worker that the image has taken over: whatever it answers, nothing but ``UnfitError`` comes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgbuilder.appliance.hostside import connection
+from imgbuilder.appliance.hostside.connection import open_hostside
+from imgbuilder.appliance.launch import LibguestfsAppliance
+from imgbuilder.appliance.options import Attachment
+from imgbuilder.appliance.worker import encode
+from imgbuilder.errors import GuestCallError, UnfitError
+
+_TAKEN_OVER = """\
+import json, socket, struct, sys
+parent = socket.socket(fileno=int(sys.argv[3]))
+def send(body):
+    parent.sendall(struct.pack(">I", len(body)) + body)
+def receive(size):
+    data = b""
+    while len(data) < size:
+        data += parent.recv(size - len(data)) or sys.exit()
+    return data
+send(b'{{"result": "ready"}}')
+while True:
+    request = json.loads(receive(struct.unpack(">I", receive(4))[0]))
+    send(b'{{"result": null}}' if request["method"] in ("open", "close") else {answer!r})
+"""
+
+
+@pytest.fixture
+def opened(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[bytes, Callable[[LibguestfsAppliance], object]], object]:
+    """Run a request with a worker that gives one answer to everything."""
+
+    def run(answer: bytes, request: Callable[[LibguestfsAppliance], object]) -> object:
+        monkeypatch.setattr(connection, "_START", _TAKEN_OVER.format(answer=answer))
+        with open_hostside(Attachment(image, "raw")) as appliance:
+            appliance.mount("/dev/sda", "/")
+            return request(appliance)
+
+    return run
+
+
+def _result(value: object) -> bytes:
+    return json.dumps({"result": encode(value)}).encode()
+
+
+_FACTS = {"st_ino": 1, "st_mode": 0o100644, "st_nlink": 1, "st_uid": 0, "st_gid": 0, "st_size": 1}
+_REQUESTS: dict[str, Callable[[LibguestfsAppliance], object]] = {
+    "exists": lambda guest: guest.exists("/f"),
+    "stat": lambda guest: guest.stat("/f"),
+    "ls": lambda guest: guest.ls("/"),
+    "glob": lambda guest: guest.glob("/*"),
+    "realpath": lambda guest: guest.realpath("/f"),
+    "readlink": lambda guest: guest.readlink("/f"),
+    "read": lambda guest: guest.read("/f"),
+    "files_below": lambda guest: guest.files_below("/"),
+    "write": lambda guest: guest.write("/f", b""),
+    "chmod": lambda guest: guest.chmod(0o644, "/f"),
+    "filesystem_use": lambda guest: guest.filesystem_use(),
+}
+
+
+_ANSWERS = [
+    b"",
+    b"null",
+    b"[]",
+    b"7",
+    b"{}",
+    b"not JSON",
+    b"[" * 20_000,
+    b'{"result": {"dict": 3}}',
+    b'{"result": {"dict": [[[], 3]]}}',
+    b'{"result": {"base64": 5}}',
+    b'{"result": {"base64": "!"}}',
+    b'{"result": {}}',
+    b'{"error": {}, "errno": []}',
+    b'{"error": "x", "errno": "EPERM"}',
+    b'{"error": "x", "errno": "no such name"}',
+    _result({"st_mode": 5}),
+    _result({**_FACTS, "st_size": 1 << 70}),
+    _result({**_FACTS, "st_size": True}),
+    _result({**_FACTS, "st_size": "1"}),
+    _result([1024, 5, 6]),
+    _result(["", "/"]),
+    _result(["..", 5]),
+    _result("relative"),
+    _result("/not/../plain"),
+    _result("/with\0nul"),
+    _result(3.5),
+]
+
+
+@pytest.mark.parametrize("request_name", _REQUESTS)
+@pytest.mark.timeout(300)
+def test_answers_that_cannot_be_true(opened: Any, request_name: str) -> None:
+    for answer in _ANSWERS:
+        if request_name == "readlink" and answer in (_result("relative"), _result("/not/../plain")):
+            continue  # a link may have any target
+        with pytest.raises(UnfitError):
+            opened(answer, _REQUESTS[request_name])
+
+
+def test_content_longer_than_asked_for(opened: Any) -> None:
+    def ask(guest: LibguestfsAppliance) -> object:
+        return guest._call("pread", "/f", 10, 0)
+
+    assert opened(_result(b"x" * 10), ask) == b"x" * 10
+    with pytest.raises(UnfitError):
+        opened(_result(b"x" * 11), ask)
+
+
+def test_errors_of_the_guest_are_errors(opened: Any) -> None:
+    with pytest.raises(GuestCallError, match="no such file"):
+        opened(b'{"error": "no such file", "errno": "ENOENT"}', _REQUESTS["stat"])
+
+
+def test_a_worker_that_ends(opened: Any, monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
+    monkeypatch.setattr(connection, "_START", "import os; os._exit(3)")
+    with pytest.raises(UnfitError), open_hostside(Attachment(image, "raw")):
+        pass
+
+
+def test_a_worker_that_is_silent(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_LIMIT", 0.5)
+    with pytest.raises(UnfitError):
+        opened(b'{"log": 5}', _REQUESTS["stat"])
+
+
+def test_the_size_of_the_image_is_compared(image: Path) -> None:
+    size = image.stat().st_size
+    with pytest.raises(UnfitError), open_hostside(Attachment(image, "raw")):
+        os.truncate(image, size + 512)
+    os.truncate(image, size)
