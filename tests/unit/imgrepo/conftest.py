@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imgindex.trust import TrustedKeys
 from tests.fakes.keys import KeyMaker, keys
 from tests.unit.imgrepo.repository import Repository
 
@@ -18,10 +19,16 @@ def signing_key(keys: KeyMaker) -> str:
     return keys.make("Publisher <publisher@example.org>")
 
 
+@pytest.fixture(scope="session")
+def pin(keys: KeyMaker, signing_key: str) -> TrustedKeys:
+    """Return what the publisher's clients trust."""
+    return keys.pin(signing_key)
+
+
 @pytest.fixture
-def repository(tmp_path: Path, keys: KeyMaker, signing_key: str) -> Repository:
+def repository(tmp_path: Path, keys: KeyMaker, pin: TrustedKeys, signing_key: str) -> Repository:
     """Return an empty repository with a folder for images and another one that is served."""
-    return Repository(tmp_path, keys.home, keys.pin(signing_key), signing_key)
+    return Repository(tmp_path, keys.home, pin, signing_key)
 
 
 @pytest.fixture
