@@ -36,7 +36,7 @@ _KINDS = {
     tarfile.BLKTYPE: "block device",
     tarfile.FIFOTYPE: "pipe",
 }
-"""What the worker calls the types of members."""
+"""Names of the types of members in requests to the worker."""
 
 Ask = Callable[..., object]
 
@@ -51,7 +51,7 @@ def unpack(archive: Path, compress: str | None, folder: str, ask: Ask) -> None:
         ask: Sends a request to the worker.
 
     Raises:
-        UnfitError: The archive, or a member, needs the appliance's tar, perhaps to refuse it.
+        UnfitError: The archive, or a member, needs the appliance's tar, which may refuse it.
     """
     folders: dict[str, tarfile.TarInfo] = {}
     try:
@@ -131,7 +131,9 @@ def _modified(member: tarfile.TarInfo) -> int:
 
 def _attributes(member: tarfile.TarInfo) -> dict[str, bytes]:
     """Return the extended attributes; rare ones, and ACLs, are left to the appliance's tar."""
-    found = {}
+    found: dict[str, bytes] = {}
+    if member.islnk():  # they are those of the file that has the name already
+        return found
     for key, value in member.pax_headers.items():
         if key.startswith("SCHILY.acl."):
             raise UnfitError(f"{member.name!r} has an ACL")

@@ -16,7 +16,7 @@ from ctypes import byref, c_uint, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 from imgbuilder.appliance.hostside import libext2fs
-from imgbuilder.appliance.hostside.libext2fs import INODE_BYTES, Entry, Handle, Inode, Unfit, do
+from imgbuilder.appliance.hostside.libext2fs import FOLDER, INODE_BYTES, Entry, Handle, Inode, Unfit, do
 
 ROOT = 2
 """The root folder's inode."""
@@ -29,8 +29,8 @@ _MOST_ATTRIBUTES = 256
 _HAS_EXTENTS, _HAS_64_BITS = 0x40, 0x80
 _LARGEST_FILE = 1 << 43
 _FILE_TYPES = {
-    stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFSOCK: 6,
-    stat.S_IFLNK: 7,
+    stat.S_IFREG: 1, stat.S_IFDIR: FOLDER, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6, stat.S_IFLNK: 7,
 }  # fmt: skip
 """File types in the entries of folders."""
 
@@ -248,7 +248,7 @@ class Ext2:
 
         def keep(name: bytes, entry: Any) -> int:  # noqa: ANN401 - a structure of ctypes
             if name not in (b".", b".."):
-                found.append(Entry(name, int(entry.inode)))
+                found.append(Entry(name, int(entry.inode), int(entry.kind)))
             return 0
 
         libext2fs.each_entry(self._filesystem, folder, keep)

@@ -136,14 +136,16 @@ class Requests:
 
     def lstatnslist(self, folder: str, names: list[str]) -> list[dict[str, int]]:
         """Return the facts about files in a folder; the inode -1 for missing ones."""
-        found = []
-        for name in names:
-            try:
-                facts = _facts(*self._tree.load(_path(f"{folder}/{name}"), follow=False))
-            except OSError:
-                facts = dict.fromkeys(_facts(Inode(), -1), -1)
-            found.append(facts)
-        return found
+        try:
+            entries = {entry.name: entry for entry in self._tree.entries(_path(folder))}
+        except OSError:
+            entries = {}
+        missing = dict.fromkeys(_facts(Inode(), -1), -1)
+        wanted = [entries.get(_bytes(name)) for name in names]
+        return [
+            missing if entry is None else _facts(self._tree.load_entry(entry), entry.inode)
+            for entry in wanted
+        ]
 
     def readlink(self, path: str) -> str:
         """Return the target of a symbolic link."""
@@ -158,7 +160,7 @@ class Requests:
 
     def ls(self, path: str) -> list[str]:
         """Return the names in a folder."""
-        return sorted(_text(entry.name) for entry in self._tree.names(_path(path)))
+        return sorted(_text(entry.name) for entry in self._tree.entries(_path(path)))
 
     def glob_expand(self, pattern: str, *, directoryslash: bool = True) -> list[str]:
         """Return the paths that a shell pattern matches."""

@@ -34,6 +34,8 @@ RAW = c_uint(1)
 """Flag of ``xattrs_flags``: values as they are on the disk."""
 NO_SPACE_IN_FOLDER = 2133571366
 NOT_FOUND = 2133571404
+FOLDER = 2
+"""Type of a folder in an entry."""
 ABORT, CHANGED = 2, 1
 """Answers of callbacks."""
 INODE_BYTES = 128
@@ -158,10 +160,11 @@ def _signed(low: int) -> int:
 
 
 class Entry(NamedTuple):
-    """An entry of a folder: the name and the inode."""
+    """An entry of a folder: the name, the inode, and the file type, which is 0 in old filesystems."""
 
     name: bytes
     inode: int
+    kind: int
 
 
 class _Dirent(ctypes.Structure):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from imgbuilder.appliance.hostside.ext2 import ROOT, Ext2
-from imgbuilder.appliance.hostside.libext2fs import Entry, Inode, Unfit
+from imgbuilder.appliance.hostside.libext2fs import FOLDER, Entry, Inode, Unfit
 
 _MOST_LINKS_FOLLOWED = 40
 _LONGEST_NAME = 255
@@ -107,6 +107,11 @@ class Tree:
         name, number = trail[-1]
         return Place(_joined(trail[:-1], name), trail[-2][1] if len(trail) > 1 else ROOT, name, number)
 
+    def load_entry(self, entry: Entry) -> Inode:
+        """Return the inode of an entry."""
+        self._refuse_mount_point(entry.inode)
+        return self.ext2.load(entry.inode)
+
     def _refuse_mount_point(self, number: int) -> None:
         if number in self._mount_points:
             raise Unfit("the path leads to another filesystem")
@@ -123,7 +128,7 @@ class Tree:
         number = self.existing(path, follow=follow)[1]
         return self.ext2.load(number), number
 
-    def names(self, path: bytes) -> list[Entry]:
+    def entries(self, path: bytes) -> list[Entry]:
         """Return the entries of a folder."""
         inode, number = self.load(path)
         if not inode.is_folder:
@@ -139,7 +144,7 @@ class Tree:
             for entry in self.ext2.entries(number):
                 inner = path + b"/" + entry.name
                 yield inner, entry
-                if self.ext2.load(entry.inode).is_folder:
+                if entry.kind in (0, FOLDER) and self.ext2.load(entry.inode).is_folder:
                     self._refuse_mount_point(entry.inode)
                     if entry.inode in seen:
                         raise Unfit("folders form a loop")
