@@ -30,18 +30,23 @@ def receive(size):
 send(b'{{"result": "ready"}}')
 while True:
     request = json.loads(receive(struct.unpack(">I", receive(4))[0]))
-    send(b'{{"result": null}}' if request["method"] in ("open", "close") else {answer!r})
+    if request["method"] in ("open", "close"):
+        send(b'{{"result": null}}')
+        continue
+    if {answer!r} is not None:
+        send({answer!r})
+    {then}
 """
 
 
 @pytest.fixture
-def opened(
-    image: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[bytes, Callable[[LibguestfsAppliance], object]], object]:
-    """Run a request with a worker that gives one answer to everything."""
+def opened(image: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """Run a request with a worker that gives one answer to everything, and then runs some code."""
 
-    def run(answer: bytes, request: Callable[[LibguestfsAppliance], object]) -> object:
-        monkeypatch.setattr(connection, "_START", _TAKEN_OVER.format(answer=answer))
+    def run(
+        answer: bytes | None, request: Callable[[LibguestfsAppliance], object], then: str = "pass"
+    ) -> object:
+        monkeypatch.setattr(connection, "_START", _TAKEN_OVER.format(answer=answer, then=then))
         with open_hostside(Attachment(image, "raw")) as appliance:
             appliance.mount("/dev/sda", "/")
             return request(appliance)
@@ -140,3 +145,15 @@ def test_the_size_of_the_image_is_compared(image: Path) -> None:
     with pytest.raises(UnfitError), open_hostside(Attachment(image, "raw")):
         os.truncate(image, size + 512)
     os.truncate(image, size)
+
+
+@pytest.mark.parametrize("message", [b'{"progress": [1, 2]}', b'{"log": "x"}'])
+def test_a_worker_cannot_keep_the_build_waiting(opened: Any, message: bytes) -> None:
+    with pytest.raises(UnfitError, match="not understood"):
+        opened(message, _REQUESTS["stat"], f"while True: send({message!r})")
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x09{}"])
+def test_frames_that_are_cut_or_too_long(opened: Any, raw: bytes) -> None:
+    with pytest.raises(UnfitError, match=r"ended unexpectedly|in one answer"):
+        opened(None, _REQUESTS["stat"], f"parent.sendall({raw!r}); sys.exit()")
