@@ -13,7 +13,7 @@ FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/catalog/test_simples
 # Without compiled tests, each run of pytest compiles all of them in each worker.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-long deb picture check lint unit rows guest bench fuzz format clean
+.PHONY: help setup demo test test-long deb container picture check lint unit rows guest bench fuzz format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,11 @@ fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes
 
 deb:  ## build the Debian packages in dist/, for the distribution of this machine
 	@scripts/deb
+
+container:  ## build the container image virt-pybuilder, with podman or docker
+	@engine=$$(command -v podman || command -v docker) || { \
+		echo "container: neither podman nor docker is installed; run: sudo apt install podman" >&2; exit 1; }; \
+	"$$engine" build --tag virt-pybuilder --file Containerfile .
 
 picture:  ## record the terminal session of README; needs what "make demo" made
 	$(BIN)/python scripts/picture

@@ -1,0 +1,211 @@
+"""Installation in minimal roots of Debian 12 and 13: the packages, and the steps of the Containerfile.
+
+Minutes each, and the network: run with PYBUILDER_TEST_LONG=1, as root (for chroot).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgindex import __version__
+from tests.fakes.keys import KeyMaker
+from tests.fakes.template import make_site
+
+ROOT = Path(__file__).parents[2]
+SOURCE = (
+    "builder",
+    "debian",
+    "docs",
+    "index",
+    "repo-tools",
+    "scripts",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+)
+# As in a container, there is no /dev/kvm.
+ENTER = r"""
+mount -t proc proc "$0/proc"
+mount -t tmpfs -o mode=755 dev "$0/dev"
+for name in full null random tty urandom zero; do
+    : >"$0/dev/$name"
+    mount --bind "/dev/$name" "$0/dev/$name"
+done
+mkdir -m 1777 "$0/dev/shm"
+ln -s /proc/self/fd "$0/dev/fd"
+cp /etc/resolv.conf "$0/etc/resolv.conf"
+exec chroot "$0" "$@"
+"""
+
+pytestmark = [
+    pytest.mark.skipif(
+        "PYBUILDER_TEST_LONG" not in os.environ, reason="ten minutes; set PYBUILDER_TEST_LONG"
+    ),
+    pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root"),
+    pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
+    pytest.mark.network,
+    pytest.mark.timeout(3600),
+]
+
+
+class System:
+    """A minimal Debian in a folder."""
+
+    def __init__(self, folder: Path, suite: str) -> None:
+        self.folder = folder
+        self.suite = suite
+        self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+        self.environment["DEBIAN_FRONTEND"] = "noninteractive"
+        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", suite, str(folder)]
+        subprocess.run(command, check=True)
+
+    def run(self, script: str, *, user: str = "root") -> str:
+        """Run a script of sh and return what it prints."""
+        command = ["sh", "-c", script] if user == "root" else ["su", user, "-c", script]
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-ec", ENTER, str(self.folder), *command],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout[-5000:]}"
+        return done.stdout
+
+    def copy(self, source: Path, target: str) -> None:
+        """Copy a file, or what a folder contains, into the system."""
+        place = self.folder / target.lstrip("/")
+        if source.is_dir():
+            shutil.copytree(source, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, place / source.name)
+            shutil.copymode(source, place / source.name)
+
+    def files(self) -> set[str]:
+        """Return the files of our programs outside the folders that a test made."""
+        found = self.run(
+            "find / -xdev -path /proc -prune -o -path /src -prune -o -path /home -prune -o -print"
+        )
+        return set(re.findall(r".*(?:pybuilder|imgbuilder|imgindex|imgrepo).*", found))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder on a filesystem with space for systems."""
+    name = subprocess.run(["mktemp", "-d", "/var/tmp/pybuilder-XXXXXX"], stdout=subprocess.PIPE, check=True)
+    path = Path(name.stdout.decode().strip())
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def keys() -> Iterator[KeyMaker]:
+    with KeyMaker() as maker:
+        yield maker
+
+
+@pytest.mark.parametrize(("suite", "publisher"), [("bookworm", False), ("trixie", True)])
+def test_debian_packages(folder: Path, keys: KeyMaker, suite: str, publisher: bool) -> None:
+    builder = System(folder / "builder", suite)
+    (builder.folder / "src").mkdir()
+    for name in (*SOURCE, "pyproject.toml"):
+        builder.copy(ROOT / name, f"/src/{name if (ROOT / name).is_dir() else ''}")
+    builder.run("apt-get -q update && apt-get -q -y install --no-install-recommends build-essential lintian")
+    output = builder.run("cd /src && scripts/deb")
+    assert ("without virt-pybuilder-repo" in output) != publisher
+    packages = sorted((builder.folder / "src/dist").iterdir())
+    names = ["virt-pybuilder", *(["virt-pybuilder-repo"] if publisher else [])]
+    assert [package.name for package in packages] == [
+        f"{name}_{__version__}_all.deb" for name in reversed(names)
+    ]
+    findings = builder.run("lintian --allow-root --fail-on error,warning /src/dist/*.deb")
+    assert findings == ""
+
+    system = System(folder / "system", suite)
+    for package in packages:
+        system.copy(package, "/root")
+    (folder / "site").mkdir()
+    site = make_site(folder / "site", keys)
+    shutil.copytree(folder / "site", system.folder / "site")
+    before = system.files()
+    system.run("apt-get -q update && apt-get -q -y install --no-install-recommends /root/*.deb man-db")
+    system.run("useradd --create-home person")
+    sources = system.folder / "home/person/.config/pybuilder/repos.d"
+    sources.mkdir(parents=True)
+    (sources / "local.gpg").write_bytes(keys.export(site.key))
+    (sources / "local.conf").write_text("[local]\nuri=/site/index.asc\ngpgkey=./local.gpg\n")
+    system.run("chown -R person /home/person")
+    for program in ("pybuilder", "pybuilder-customize", *(["pybuilder-repo"] if publisher else [])):
+        assert system.run(f"{program} --version", user="person") == f"{program} {__version__}\n"
+        assert system.run(f"man -w {program}", user="person").endswith(f"/{program}.1.gz\n")
+        for place in ("bash-completion/completions/", "zsh/vendor-completions/_"):
+            assert (system.folder / f"usr/share/{place}{program}").is_file()
+        assert (system.folder / f"usr/share/fish/vendor_completions.d/{program}.fish").is_file()
+    assert site.entry.os_version in system.run("pybuilder --list", user="person")
+    assert site.entry.os_version in system.run("pybuilder plan tiny", user="person")
+    assert "PYBUILDER(1)" in system.run("pybuilder help", user="person")
+    system.run(f"apt-get -q -y purge {' '.join(names)}")
+    assert system.files() == before
+
+
+def instructions(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the instructions of a Containerfile."""
+    joined = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE))
+    for line in joined.splitlines():
+        if line:
+            name, _, rest = line.partition(" ")
+            yield name, rest
+
+
+def test_container(folder: Path) -> None:
+    """The steps of the Containerfile in roots of the same Debian; then as a user without a name."""
+    stages: dict[str, System] = {}
+    system: System | None = None
+    place, entry = "/", ""
+    for name, rest in instructions((ROOT / "Containerfile").read_text()):
+        words = shlex.split(rest)
+        if name == "FROM":
+            suite = re.fullmatch(r"docker\.io/library/debian:(\w+)-slim", words[0])
+            assert suite is not None
+            label = words[2] if len(words) > 1 else "last"
+            system = stages[label] = System(folder / label, suite[1])
+            place = "/"
+            continue
+        assert system is not None
+        if name == "ENV":
+            variable, _, value = rest.partition("=")
+            system.environment[variable] = value
+        elif name == "WORKDIR":
+            place = rest
+            (system.folder / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        elif name == "COPY":
+            base = ROOT
+            if words[0].startswith("--from="):
+                base = stages[words.pop(0).partition("=")[2]].folder
+            for source in words[:-1]:
+                target = os.path.normpath(f"{place}/{words[-1]}" if words[-1].startswith(".") else words[-1])
+                (system.folder / target.lstrip("/")).mkdir(exist_ok=True)
+                system.copy(base / source.lstrip("/"), target)
+        elif name == "RUN":
+            system.run(f"cd {place} && {rest}")
+        else:
+            assert name == "ENTRYPOINT"
+            (entry,) = json.loads(rest)
+    assert system is not None
+    system.environment["VIRT_BUILDER_DIRS"] = "/nonexistent"
+    as_user = f"cd {place} && setpriv --reuid=4711 --regid=4711 --clear-groups {entry}"
+    assert system.run(f"{as_user} --version") == f"pybuilder {__version__}\n"
+    findings = system.run(f"{as_user} doctor")
+    assert "PROBLEM" not in findings, findings
+    assert "appliance" in findings
