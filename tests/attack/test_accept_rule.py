@@ -63,7 +63,7 @@ def judge(data: bytes, pin: TrustedKeys, last: Accepted | None) -> Accepted:
     return accept(data, rule, parse_index, verifier=GpgVerifier(), now=datetime.now(UTC)).record
 
 
-@pytest.mark.row("V1", "V2", "V4", "V5", "V7", "V8")
+@pytest.mark.row("S18", "S19", "S20", "S23", "S39", "V1", "V2", "V4", "V5", "V7", "V8")
 def test_each_row_is_refused_by_its_own_rule(keys: KeyMaker) -> None:
     """V1, V2, V4, V5, V7 and V8: each refuses with an error of its own."""
     world = World(keys)

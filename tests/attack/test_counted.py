@@ -24,6 +24,8 @@ from imgindex.model import Index
 from tests.fakes.attacks import Case, World, attacks, good_variants
 from tests.fakes.keys import KeyMaker
 
+pytestmark = pytest.mark.timeout(240)
+
 ATTACK_ROWS = {
     *(f"S{number}" for number in (*range(2, 9), *range(10, 29), 30, 32, 33, 34, 35, 39, 40)),
     *(f"P{number}" for number in (*range(1, 13), 15, 16, 17)),

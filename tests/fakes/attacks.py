@@ -192,7 +192,7 @@ def _spliced(world: World) -> Iterator[Case]:
         if name not in {"nothing", "half", "unknown good"}:
             rotation = replace(world.pin, extra_signatures=True)
             yield Case(row, f"{name}, rotation", with_packets(world.good, packets), rotation)
-    for count in (5, 130, 5000):
+    for count in (5, 130, 300, 5000):
         yield Case("S39", f"{count} signatures", with_packets(world.good, good * count), world.pin)
     evil = world.keys.sign(EVIL, world.evil_key)
     orders = {
@@ -229,6 +229,9 @@ def _around(world: World) -> Iterator[Case]:
         b"\r",
     ):
         yield Case("S19", f"{after[:9]!r} after", world.good + after, world.pin)
+        if not after.startswith(b"\n["):
+            stripped = world.good.rstrip(b"\n")
+            yield Case("S19", f"{after[:9]!r} after, no newline between", stripped + after, world.pin)
     lines, _signed = _lines(world.good)
     ends = (b"\r", b"\x0b", b"\x0c", b"\x1c", b"\x85", "\u0085".encode(), "\u2028".encode(), b"")
     for number, end in enumerate(ends * 3):
@@ -250,6 +253,7 @@ def _frame(world: World) -> Iterator[Case]:
         b"Comment: [evil]\nHash: SHA512\n",
         b"",
         b"Hash: SHA512\n[evil]\n",
+        b"Hash: SHA512\n- [evil]\n",
         b"Hash: SHA512\nHash: " + b"X" * 30_000 + b"\n",
         b"Hash:SHA512\n",
         b"Hash: SHA512 \n",
