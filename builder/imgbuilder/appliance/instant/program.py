@@ -92,6 +92,10 @@ class UnfitError(Exception):
     """The machine has to be booted; the message is the reason."""
 
 
+class UnknownError(UnfitError):
+    """A newer libguestfs starts its hypervisor in a way that was not tested."""
+
+
 def read_shape(arguments: list[str]) -> Shape:
     """Parse the hypervisor's arguments.
 
@@ -110,7 +114,7 @@ def read_shape(arguments: list[str]) -> Shape:
         value = next(words, None)
         pattern = _OPTIONS.get(word)
         if pattern is None or value is None or re.fullmatch(pattern, value, re.DOTALL) is None:
-            raise UnfitError(f"the hypervisor's option {word} {value or ''} is not known")
+            raise UnknownError(f"the hypervisor's option {word} {value or ''} is not known")
         if word == "-drive":
             root = _ROOT.fullmatch(value)
             if root is not None:
@@ -118,7 +122,7 @@ def read_shape(arguments: list[str]) -> Shape:
             elif _DISK.fullmatch(value) is not None:
                 disks += 1
             else:
-                raise UnfitError(f"the drive {value} is not of a known kind")
+                raise UnknownError(f"the drive {value} is not of a known kind")
             value = "" if root is None else "root"
         elif word in ("-kernel", "-initrd", "-chardev"):
             if word in single:
@@ -322,7 +326,7 @@ class Program:
         except (UnfitError, OSError) as error:
             if self._job["mode"] == "make":
                 self._end({"failed": str(error)})
-            self._boot(str(error))
+            self._boot(str(error), unknown=isinstance(error, UnknownError))
             return
         if self._job["mode"] == "make":
             self._make(key)
@@ -361,8 +365,8 @@ class Program:
         self._report({"making": True})
         self._become(saved_arguments(self._arguments, self._job["overlay"], self._job["monitor"]))
 
-    def _boot(self, why: str) -> None:
-        self._report({"booted": why})
+    def _boot(self, why: str, *, unknown: bool = False) -> None:
+        self._report({"booted": why, "unknown": unknown})
         self._become(self._arguments)
 
     def _end(self, facts: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from imgbuilder.appliance.instant import program, save
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.appliance.options import Attachment
 from imgbuilder.errors import ApplianceError, PybuilderError
-from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.events import Reporter, Step, debug, info
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
 
@@ -103,7 +103,7 @@ class Instant:
             connection = self.launch(disks, job)
             answer = job.answer()
             if "booted" in answer:
-                debug(self.on_event, f"the appliance was booted, not resumed: {answer['booted']}")
+                self._report_boot(str(answer["booted"]), unknown=bool(answer.get("unknown")))
                 return connection
             key = str(answer["key"])
             self._greet(connection, key, disks)
@@ -121,6 +121,20 @@ class Instant:
         self.store.touch(key)
         debug(self.on_event, f"the appliance was resumed from {self.store.root / key}")
         return connection
+
+    def _report_boot(self, why: str, *, unknown: bool) -> None:
+        """Report why an appliance was booted; for an unknown libguestfs, once a day and in ``describe()``."""
+        mark = hashlib.sha256(why.encode()).hexdigest()[:40]
+        if not unknown or program.read_mark(str(self.store.root / f"{mark}{program.GIVEN_UP}")) is not None:
+            debug(self.on_event, f"the appliance was booted, not resumed: {why}")
+            return
+        info(
+            self.on_event, f"libguestfs {self.version} boots its appliance each time, which is slower: {why}"
+        )
+        try:
+            self.store.give_up(mark, why)
+        except OSError as problem:
+            debug(self.on_event, f"that cannot be noted: {problem}")
 
     def _greet(self, connection: Connection, key: str, disks: Sequence[Attachment]) -> None:
         """Give a resumed appliance fresh random numbers, the time and its disks, and check them."""

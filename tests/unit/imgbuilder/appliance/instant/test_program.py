@@ -59,6 +59,12 @@ def test_shape_with_verbose_is_recognised(machine: list[str]) -> None:
     assert program.read_shape(replaced(machine, "accel=tcg", "accel=tcg,graphics=off")).disks == 1
 
 
+def test_shape_of_later_libguestfs_is_recognised(machine: list[str]) -> None:
+    """libguestfs 1.54 names the machine type, and has no option for the timer."""
+    args = [word for word in replaced(machine, "accel=tcg", "q35,accel=tcg") if word != "-no-hpet"]
+    assert program.read_shape(args).disks == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -18,7 +18,7 @@ from imgbuilder.appliance.binding import Binding
 from imgbuilder.appliance.instant import program, resume, save
 from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore, instant_mode
 from imgbuilder.errors import ApplianceError, UsageError
-from imgbuilder.events import Event, Notice, Step
+from imgbuilder.events import Event, Notice, Severity, Step
 from imgbuilder.host.interrupts import Interrupted
 from tests.fakes import instant_stub
 
@@ -205,6 +205,20 @@ def test_machine_that_cannot_be_saved_is_booted_and_that_is_remembered(setup: Se
     setup.events.clear()
     assert setup.open() == ["booted"]
     assert "could not be saved the last time" in setup.debug_lines()[0]
+
+
+def test_unknown_libguestfs_is_reported_once(setup: Setup) -> None:
+    binding = setup.folder / "guestfs.py"
+    binding.write_text(binding.read_text().replace("accel=tcg", "pc-next,accel=tcg"))
+    assert setup.open() == ["booted"]
+    (notice,) = [event for event in setup.events if isinstance(event, Notice) and "1.2.3" in event.text]
+    assert notice.severity is Severity.INFO
+    assert "pc-next" in notice.text
+    assert any("pc-next" in line for line in setup.store.describe()), "for the doctor"
+    setup.events.clear()
+    assert setup.open() == ["booted"]
+    (notice,) = [event for event in setup.events if isinstance(event, Notice) and "pc-next" in event.text]
+    assert notice.severity is Severity.DEBUG
 
 
 def test_a_busy_host_is_remembered_for_minutes(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
