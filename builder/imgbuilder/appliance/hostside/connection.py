@@ -279,7 +279,7 @@ class HostsideConnection(Connection):
         device, mounted = self._disk.find(name), self._mounted
         root = mounted.get("/")
         self._unmount_all()
-        programs.grow(self._image, device.place)
+        programs.grow(self._image, device.place, self._clock() // 1_000_000_000)
         self._written.add(device)
         if root is not None:
             self._open(root)

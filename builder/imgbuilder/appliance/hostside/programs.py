@@ -84,14 +84,20 @@ def check(image: int, place: Place) -> None:
         raise UnfitError(f"{CHECKER} does not find the filesystem clean: {reason}")
 
 
-def grow(image: int, place: Place) -> None:
+def grow(image: int, place: Place, now: int) -> None:
     """Grow a filesystem to the size of its partition, which was enlarged before.
+
+    Args:
+        image: The open image.
+        place: The partition.
+        now: The time that is written, in seconds since 1970.
 
     Raises:
         UnfitError: It did not succeed; the image may be changed.
     """
     before = _surroundings(image, place)
-    status, lines = _run(image, GROWER, "-f", _name(image, place), f"{place.size // _SECTOR}s")
+    size = f"{place.size // _SECTOR}s"
+    status, lines = _run(image, GROWER, "-f", _name(image, place), size, now=now)
     if status != 0:
         reason = one_line(" ".join(lines), _LONGEST_REASON)
         raise UnfitError(f"{GROWER} failed with status {status}: {reason}")
@@ -113,7 +119,7 @@ def _surroundings(image: int, place: Place) -> tuple[int, bytes, bytes]:
     )
 
 
-def _run(image: int, name: str, *arguments: str) -> tuple[int, list[str]]:
+def _run(image: int, name: str, *arguments: str, now: int | None = None) -> tuple[int, list[str]]:
     """Run a program confined; return its status and what it printed."""
     running: process.Popen[bytes] | None = None
     reading, writing = os.pipe()
@@ -121,7 +127,13 @@ def _run(image: int, name: str, *arguments: str) -> tuple[int, list[str]]:
         program = process.require_program(name)
         command = [sys.executable, "-I", "-S", str(_CONFINE), str(image), program, *arguments]
         with uninterrupted():
-            running = process.start(command, stdout=writing, stderr=writing, pass_fds=[image])
+            running = process.start(
+                command,
+                stdout=writing,
+                stderr=writing,
+                pass_fds=[image],
+                env={} if now is None else {confine.TIME_VARIABLE: str(now)},
+            )
         os.close(writing)
         writing = -1
         output = _read(reading, name)

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from imgbuilder import doctor
@@ -25,6 +27,9 @@ needs_landlock = pytest.mark.skipif(
     not confine.available().landlock, reason="the kernel has no Landlock, so no program runs confined"
 )
 pytestmark = [needs_landlock, pytest.mark.row("B27")]
+
+
+NOW = 1_700_000_000
 
 
 @contextmanager
@@ -57,7 +62,7 @@ def test_growth_keeps_the_disk_and_its_tables(disk: tuple[Path, Place]) -> None:
     path, place = disk
     table = dump(path)
     with opened(path) as image:
-        programs.grow(image, place)
+        programs.grow(image, place, NOW)
         programs.check(image, place)
     assert path.stat().st_size == 32 * MIB
     assert dump(path) == table
@@ -80,7 +85,7 @@ def test_other_kinds_grow(tmp_path: Path, words: tuple[str, ...]) -> None:
     place = filesystems.in_disk(path, *words)
     before = blocks_of(path)
     with opened(path) as image:
-        programs.grow(image, place)
+        programs.grow(image, place, NOW)
         programs.check(image, place)
     assert blocks_of(path) > before
     verify(path)
@@ -90,8 +95,20 @@ def test_growth_of_a_filesystem_that_fills_its_partition_changes_nothing(tmp_pat
     path = tmp_path / "disk"
     place = filesystems.in_disk(path, size=30 * MIB)
     with opened(path) as image:
-        programs.grow(image, place)
+        programs.grow(image, place, NOW)
         programs.check(image, place)
+
+
+def test_two_growths_of_one_disk_give_the_same_bytes(disk: tuple[Path, Place], tmp_path: Path) -> None:
+    path, place = disk
+    copy = tmp_path / "copy"
+    shutil.copy(path, copy)
+    for each in (path, copy):
+        with opened(each) as image:
+            programs.grow(image, place, NOW)
+        time.sleep(1.1)  # they are written at different times
+    assert path.read_bytes() == copy.read_bytes()
+    assert gate.Superblock(filesystems.superblock(path, filesystems.OFFSET)).word(0x30) == NOW
 
 
 def damage(path: Path, place: Place) -> None:
@@ -124,7 +141,7 @@ def test_something_else_does_not_pass(tmp_path: Path) -> None:
         with pytest.raises(UnfitError, match=r"e2fsck does not find the filesystem clean: .*super-block"):
             programs.check(image, Place(MIB, 4 * MIB))
         with pytest.raises(UnfitError, match="resize2fs failed with status 1"):
-            programs.grow(image, Place(MIB, 4 * MIB))
+            programs.grow(image, Place(MIB, 4 * MIB), NOW)
 
 
 def test_a_missing_program_is_named(disk: tuple[Path, Place], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +205,7 @@ def test_a_growth_that_cuts_the_disk_is_found(
     monkeypatch.setattr(programs, "_CONFINE", stand_in / "unconfined.py")
     (stand_in / "unconfined.py").write_text("import os, sys\nos.execv(sys.argv[2], sys.argv[2:])\n")
     with opened(path) as image, pytest.raises(UnfitError, match="resize2fs changed the disk outside"):
-        programs.grow(image, place)
+        programs.grow(image, place, NOW)
     assert path.stat().st_size < 32 * MIB
 
 
@@ -331,5 +348,26 @@ def test_without_landlock_no_program_runs(
         with pytest.raises(UnfitError, match="Landlock is not available"):
             programs.check(image, place)
         with pytest.raises(UnfitError, match="Landlock is not available"):
-            programs.grow(image, place)
+            programs.grow(image, place, NOW)
     assert sys.executable
+
+
+def test_a_program_ends_with_the_process_that_started_it(disk: tuple[Path, Place], stand_in: Path) -> None:
+    script(stand_in, "e2fsck", "while :; do :; done")
+    path, place = disk
+    code = (
+        "import os; from imgbuilder.appliance.hostside import gate, programs\n"
+        f"programs.check(os.open({str(path)!r}, os.O_RDWR), gate.Place({place.offset}, {place.size}))\n"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline = time.monotonic() + 30
+        started: list[psutil.Process] = []
+        while not started and time.monotonic() < deadline:
+            started = [child for child in psutil.Process(starter.pid).children() if "-fn" in child.cmdline()]
+            started = [child for child in started if "confine.py" not in " ".join(child.cmdline())]
+        assert started
+    finally:
+        starter.kill()
+        starter.wait()
+    assert not psutil.wait_procs(started, timeout=10)[1]
