@@ -277,61 +277,35 @@ def test_a_strong_date_is_a_validator(cache: TemplateCache) -> None:
     assert b"If-Range: Mon, 01 Jan 2024 00:00:00 GMT\r\n" in server.requests[1]
 
 
-@pytest.mark.row("D14")
-def test_a_complete_part_needs_no_request(cache: TemplateCache) -> None:
+@pytest.mark.row("D14", "D15")
+@pytest.mark.parametrize(
+    ("held", "size", "requests"),
+    [
+        (BODY, SIZE, []),
+        (bytes(SIZE), SIZE, [None]),  # it is wrong: another beginning
+        (BODY + b"x", SIZE, [None]),
+        (BODY, None, [SIZE]),  # 416 proves it
+        (BODY + b"x", None, [SIZE + 1, None]),
+    ],
+)
+def test_a_part_that_may_be_complete(
+    cache: TemplateCache, held: bytes, size: int | None, requests: list[int | None]
+) -> None:
     with FaultServer([honest(BODY)]) as server:
-        seed(cache, server, BODY)
-        assert get(cache, server) == BODY
-        assert server.requests == []
-
-
-@pytest.mark.row("D14")
-def test_a_complete_part_that_is_wrong_begins_anew(cache: TemplateCache) -> None:
-    with FaultServer([honest(BODY)]) as server:
-        seed(cache, server, bytes(SIZE))
-        assert get(cache, server) == BODY
-    assert asked(server) == [None]
-
-
-@pytest.mark.row("D14")
-def test_416_with_a_complete_part_of_unknown_size(cache: TemplateCache) -> None:
-    with FaultServer([honest(BODY)]) as server:
-        seed(cache, server, BODY)
-        assert get(cache, server, entry=replace(ENTRY, compressed_size=None)) == BODY
-    assert asked(server) == [SIZE]
-
-
-@pytest.mark.row("D14")
-def test_416_with_a_part_that_is_too_long(cache: TemplateCache) -> None:
-    with FaultServer([honest(BODY)]) as server:
-        seed(cache, server, BODY + b"x")
-        assert get(cache, server, entry=replace(ENTRY, compressed_size=None)) == BODY
-    assert asked(server) == [SIZE + 1, None]
-
-
-@pytest.mark.row("D15")
-def test_a_part_longer_than_promised_is_dropped(cache: TemplateCache) -> None:
-    with FaultServer([honest(BODY)]) as server:
-        seed(cache, server, BODY + b"x")
-        assert get(cache, server) == BODY
-    assert asked(server) == [None]
+        seed(cache, server, held)
+        assert get(cache, server, entry=replace(ENTRY, compressed_size=size)) == BODY
+    assert asked(server) == requests
 
 
 @pytest.mark.row("D15")
 @pytest.mark.parametrize(
     "record",
     [
-        None,
-        "",
-        "{}",
-        "[]",
-        '{"version": 99, "url": "URL", "validator": "\\"v1\\""}',
-        '{"version": 1, "validator": "\\"v1\\""}',
-        '{"version": 1, "url": 5, "validator": "\\"v1\\""}',
-        '{"version": 1, "url": "URL", "validator": 5}',
-        '{"version": 1, "url": "URL"}',
+        None, "", "{}", "[]", '{"version": 99, "url": "URL", "validator": "\\"v1\\""}',
+        '{"version": 1, "validator": "\\"v1\\""}', '{"version": 1, "url": 5, "validator": "\\"v1\\""}',
+        '{"version": 1, "url": "URL", "validator": 5}', '{"version": 1, "url": "URL"}',
     ],
-)
+)  # fmt: skip
 def test_a_part_without_a_usable_record_is_dropped(cache: TemplateCache, record: str | None) -> None:
     with FaultServer([honest(BODY)]) as server:
         part_of(cache).write_bytes(b"junk")

@@ -399,14 +399,10 @@ def spoil(root: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        "a file",
-        "below a file",
-        "world-writable",
-        "someone else's",
-        "a subfolder is a link",
+        "a file", "below a file", "world-writable", "someone else's", "a subfolder is a link",
         "the lock is a link",
     ],
-)
+)  # fmt: skip
 def test_unusable_cache_means_a_warning_and_none(events: list[Event], tmp_path: Path, how: str) -> None:
     if how == "someone else's" and os.geteuid() != 0:
         pytest.skip("only root can give a folder away")

@@ -88,18 +88,10 @@ def test_listings_work_where_nothing_can_be_written(states: SourceStates) -> Non
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"\x00" * 200,
-        b"junk",
-        b"[]",
-        b"{}",
-        b"[" * 9000,
-        b"null",
-        b'{"version": 1}',
-        b'\xff"',
+        b"", b"\x00" * 200, b"junk", b"[]", b"{}", b"[" * 9000, b"null", b'{"version": 1}', b'\xff"',
         b'"\xed\xa0\x80"',
     ],
-)
+)  # fmt: skip
 def test_corrupt_is_an_error_with_the_repair_command(states: SourceStates, content: bytes) -> None:
     states.remember(URI, FIRST, b"signed")
     record(states).write_bytes(content)

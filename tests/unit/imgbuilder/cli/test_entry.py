@@ -66,19 +66,13 @@ def as_lists(settings: Settings) -> tuple[Sequence[str], Sequence[str], object]:
 @pytest.mark.parametrize(
     "words",
     [
-        "--list",
-        "-l",
-        "--long",
-        "--list -q",
-        "list",
-        "-q list --long",
-        "--source /a list --fingerprint AB --list-format=json",
-        "--list --long --list-format short",
+        "--list", "-l", "--long", "--list -q", "list", "-q list --long",
+        "--source /a list --fingerprint AB --list-format=json", "--list --long --list-format short",
         "--list --list-format json --list-format=short",
         "--list --list-format=json --source /a --fingerprint AB --source=/b --fingerprint=CD",
         "--list --no-check-signature --source file:///x",
     ],
-)
+)  # fmt: skip
 def test_what_takes_the_shortcut(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = plain_list(words.split())
     assert plain is not None

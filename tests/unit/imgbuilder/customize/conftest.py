@@ -11,3 +11,9 @@ from tests.fakes.guest import FakeGuest
 @pytest.fixture
 def guest() -> FakeGuest:
     return debian_guest()
+
+
+@pytest.fixture
+def bare() -> FakeGuest:
+    """A guest without any file."""
+    return FakeGuest()

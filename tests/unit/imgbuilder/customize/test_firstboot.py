@@ -93,16 +93,15 @@ def test_guests_with_system_v_init(events: list[Event], release: str, sign: str,
     assert events == []
 
 
-def test_an_unknown_init_system_is_a_warning(events: list[Event]) -> None:
-    guest = FakeGuest()
-    guest.add("/etc/os-release", "ID=alpine")
-    guest.add_dir("/etc/init.d")
-    apply(guest, "firstboot-command", "true", on_event=events.append)
+def test_an_unknown_init_system_is_a_warning(bare: FakeGuest, events: list[Event]) -> None:
+    bare.add("/etc/os-release", "ID=alpine")
+    bare.add_dir("/etc/init.d")
+    apply(bare, "firstboot-command", "true", on_event=events.append)
     [event] = events
     assert isinstance(event, Notice)
     assert event.severity is Severity.WARNING
     assert "init system is unknown" in event.text
-    assert _names(guest) == ["5000-0001-true"]
+    assert _names(bare) == ["5000-0001-true"]
 
 
 class Boot:
@@ -258,16 +257,15 @@ def test_the_driver_runs_a_hundred_scripts_in_order(boot: Boot) -> None:
     assert said == [f"said {number}" for number in range(1, 101)]
 
 
-def test_an_upstart_guest_starts_the_scripts_by_its_runlevels() -> None:
+def test_an_upstart_guest_starts_the_scripts_by_its_runlevels(bare: FakeGuest) -> None:
     """Upstart of Ubuntu 14.04 runs the links of System V."""
-    guest = FakeGuest()
-    guest.add("/etc/os-release", 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="14.04"\n')
-    guest.add("/etc/init/rc.conf", "start on runlevel [0123456]\n")
-    guest.add_dir("/etc/init.d")
-    apply(guest, "firstboot-command", "true")
-    assert not guest.exists("/usr/lib/systemd/system/guestfs-firstboot.service")
+    bare.add("/etc/os-release", 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="14.04"\n')
+    bare.add("/etc/init/rc.conf", "start on runlevel [0123456]\n")
+    bare.add_dir("/etc/init.d")
+    apply(bare, "firstboot-command", "true")
+    assert not bare.exists("/usr/lib/systemd/system/guestfs-firstboot.service")
     for level in (2, 3, 5):
-        assert guest.readlink(f"/etc/rc{level}.d/S99guestfs-firstboot") == f"{BASE}/firstboot.sh"
+        assert bare.readlink(f"/etc/rc{level}.d/S99guestfs-firstboot") == f"{BASE}/firstboot.sh"
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,7 @@ def test_missing_name_resolution_is_reported_before_apt_runs() -> None:
     guest.on_sh("getent", CommandResult(3, ""))
     with pytest.raises(OperationError, match=r"guest: deb\.example\.org") as caught:
         check_network(guest, context_of(guest))
-    assert caught.value.hint is not None
-    assert "getent ahosts deb.example.org" in caught.value.hint
+    assert "getent ahosts deb.example.org" in (caught.value.hint or "")
 
 
 def test_a_guest_that_resolves_goes_on() -> None:
@@ -173,13 +172,12 @@ def test_facts(
     assert (facts.family, facts.package_manager, facts.version) == (family, manager, version)
 
 
-def test_facts_of_guests_without_os_release() -> None:
-    guest = FakeGuest()
-    assert read_facts(guest).distro == "unknown"
-    guest.add("/etc/redhat-release", "CentOS release 6")
-    assert read_facts(guest).family is Family.RHEL
-    guest.add("/etc/os-release", b"ID=debian\n" + b"#" * 70_000)
-    assert read_facts(guest).family is Family.RHEL, "a file of that size is not read as os-release"
+def test_facts_of_guests_without_os_release(bare: FakeGuest) -> None:
+    assert read_facts(bare).distro == "unknown"
+    bare.add("/etc/redhat-release", "CentOS release 6")
+    assert read_facts(bare).family is Family.RHEL
+    bare.add("/etc/os-release", b"ID=debian\n" + b"#" * 70_000)
+    assert read_facts(bare).family is Family.RHEL, "a file of that size is not read as os-release"
 
 
 @given(st.text())

@@ -117,14 +117,12 @@ def test_signs_of_the_shell_in_names_are_quoted() -> None:
     assert "install 'php-*' 'perl(A)'\n" in script
 
 
-def test_an_unknown_manager_is_an_error_before_the_guest_is_changed() -> None:
-    guest = FakeGuest()
-    guest.add("/etc/os-release", 'ID=strange\nPRETTY_NAME="Strange\x1b 1"\n')
+def test_an_unknown_manager_is_an_error_before_the_guest_is_changed(bare: FakeGuest) -> None:
+    bare.add("/etc/os-release", 'ID=strange\nPRETTY_NAME="Strange\x1b 1"\n')
     for keyword, text in (("install", "a"), ("uninstall", "a"), ("update", ""), ("firstboot-install", "a")):
         with pytest.raises(OperationError, match=r"no known package manager .* \(Strange 1\)") as caught:
-            parse_operation(keyword, text).check_guest(context_of(guest))
-        assert caught.value.hint is not None
-        assert "--run-command" in caught.value.hint
+            parse_operation(keyword, text).check_guest(context_of(bare))
+        assert "--run-command" in (caught.value.hint or "")
 
 
 def test_failures_name_the_option_and_the_missing_network(guest: FakeGuest) -> None:

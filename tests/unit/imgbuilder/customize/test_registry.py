@@ -332,8 +332,7 @@ def test_password_crypto_words() -> None:
     assert parse_operation("password-crypto", "sha512").crypto is Crypto.SHA512  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="md5") as caught:
         parse_operation("password-crypto", "md5")
-    assert caught.value.hint is not None
-    assert "sha512" in caught.value.hint
+    assert "sha512" in (caught.value.hint or "")
     with pytest.raises(UsageError, match="'rot13' is not a password hash"):
         parse_operation("password-crypto", "rot13")
 

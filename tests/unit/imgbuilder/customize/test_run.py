@@ -279,8 +279,7 @@ def test_commands_of_a_foreign_architecture_are_refused_before_the_guest_is_chan
         OperationError, match="--run-command cannot run programs of a guest for aarch64"
     ) as caught:
         _customize(guest, "write /a:x", "run-command true", arch="aarch64", runs_commands=False)
-    assert caught.value.hint is not None
-    assert "--firstboot" in caught.value.hint
+    assert "--firstboot" in (caught.value.hint or "")
     assert guest.calls == []
     _customize(guest, "firstboot-install a", "no-logfile", arch="aarch64", runs_commands=False)
     assert guest.scripts == []

@@ -342,14 +342,9 @@ def test_five_hops_and_no_more() -> None:
 @pytest.mark.parametrize(
     "location",
     [
-        "",
-        "http://h/\r\n evil",
-        "http://a b/",
-        "http://[::1",
-        "http://h:99999/",
-        "/x\r\nLocation: /y",
+        "", "http://h/\r\n evil", "http://a b/", "http://[::1", "http://h:99999/", "/x\r\nLocation: /y",
     ],
-)
+)  # fmt: skip
 def test_malformed_locations(location: str) -> None:
     error, server = refused([redirect(location)], digest_known=True)
     assert "redirect" in error.message
