@@ -198,23 +198,13 @@ def test_operation_is_documented(keyword: str) -> None:
 def test_properties_of_rows() -> None:
     rows = all_operations()
     assert {name for name, spec in rows.items() if spec.network} == {"install", "update"}
-    assert {name for name, spec in rows.items() if spec.runs_in_guest} == {
-        "install",
-        "uninstall",
-        "update",
-        "run",
-        "run-command",
-        "user",
-    }
-    assert {name for name, spec in rows.items() if spec.secret} == {
-        "password", "root-password", "secret", "user",
-    }  # fmt: skip
+    running = {"install", "uninstall", "update", "run", "run-command", "user"}
+    assert {name for name, spec in rows.items() if spec.runs_in_guest} == running
+    secret = {"password", "root-password", "secret", "user"}
+    assert {name for name, spec in rows.items() if spec.secret} == secret
     assert {name for name, spec in rows.items() if spec.phase is Phase.LATE} == {"password", "root-password"}
-    assert {name for name, spec in rows.items() if spec.phase is Phase.LAST} == {
-        "selinux-relabel",
-        "no-logfile",
-        "sysprep",
-    }
+    last = {"selinux-relabel", "no-logfile", "sysprep"}
+    assert {name for name, spec in rows.items() if spec.phase is Phase.LAST} == last
 
 
 def test_a_second_operation_of_the_same_name_fails_at_import() -> None:
@@ -276,19 +266,9 @@ def test_any_argument_gives_an_operation_or_a_usage_error_that_names_the_option(
     parts=st.lists(
         st.sampled_from(
             [
-                "root",
-                "/",
-                "/etc/x",
-                "..",
-                "0755",
-                "u+x",
-                "file",
-                "password",
-                "string",
+                *["root", "/", "/etc/x", "..", "0755", "u+x", "file", "password", "string", "-o", "$(x)"],
                 "\n",
                 "\0",
-                "-o",
-                "$(x)",
             ]
         ),
         max_size=4,

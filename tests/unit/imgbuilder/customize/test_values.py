@@ -121,7 +121,8 @@ REFUSED: dict[Rule, list[str]] = {
         "a" * 62 + ".com", "a b",
     ],
     values.timezone: [
-        "../../etc/passwd", "Europe/Berlin;x", "", "/etc/passwd", "Europe/", "a//b", "zone.tab", "A\n", "$(x)",
+        "../../etc/passwd", "Europe/Berlin;x", "", "/etc/passwd", "Europe/", "a//b", "zone.tab", "A\n",
+        "$(x)",
     ],
     package: ["vim;reboot", "-o Dpkg::x", "-y", "$(x)", "a b", "`x`", "a'b", "", "\n", "a\n", "é"],
     values.user_name: ["root:x", "..", "*", "a/b", "", "Root", "1a", "a b", "a\n", "x" * 33, "é"],
