@@ -260,17 +260,14 @@ def test_any_argument_gives_an_operation_or_a_usage_error_that_names_the_option(
         assert result.describe()
 
 
+LIKELY = ["root", "/", "/etc/x", "..", "0755", "u+x", "file", "password", "string", "-o", "$(x)", "\n", "\0"]
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     keyword=st.sampled_from(sorted(CASES)),
     parts=st.lists(
-        st.sampled_from(
-            [
-                *["root", "/", "/etc/x", "..", "0755", "u+x", "file", "password", "string", "-o", "$(x)"],
-                "\n",
-                "\0",
-            ]
-        ),
+        st.sampled_from(LIKELY),
         max_size=4,
     ),
     joint=st.sampled_from([":", ",", ""]),

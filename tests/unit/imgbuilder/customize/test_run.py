@@ -39,35 +39,16 @@ def test_the_order_is_the_users_with_passwords_late_and_the_log_last(guest: Fake
     guest.add("/usr/sbin/load_policy")
     guest.add("/tmp/builder.log")
     _result, events = _customize(
-        guest,
-        "no-logfile",
-        "root-password password:x",
-        "write /a:1",
-        "mkdir /d",
-        "write /b:2",
-        "password ann:password:y",
-        "run-command true",
-        "hostname vm",
-        "install nginx",
-        f"ssh-inject root:string:{KEY}",
-        "password-crypto sha256",
-        "firstboot-command x",
-    )
+        guest, "no-logfile", "root-password password:x", "write /a:1", "mkdir /d", "write /b:2",
+        "password ann:password:y", "run-command true", "hostname vm", "install nginx",
+        f"ssh-inject root:string:{KEY}", "password-crypto sha256", "firstboot-command x",
+    )  # fmt: skip
     assert _steps(events) == [
-        "Setting a random seed",
-        "Setting the machine ID in /etc/machine-id",
-        "Writing: /a",
-        "Making directory: /d",
-        "Writing: /b",
-        "Running: true",
-        "Setting the hostname: vm",
-        "Installing packages: nginx",
-        "SSH key inject: root",
-        "Installing firstboot command: x",
-        "Setting passwords",
-        "SELinux relabelling",
-        "Scrubbing the log file",
-    ]
+        "Setting a random seed", "Setting the machine ID in /etc/machine-id", "Writing: /a",
+        "Making directory: /d", "Writing: /b", "Running: true", "Setting the hostname: vm",
+        "Installing packages: nginx", "SSH key inject: root", "Installing firstboot command: x",
+        "Setting passwords", "SELinux relabelling", "Scrubbing the log file",
+    ]  # fmt: skip
     changed = [
         path for _call, path in guest.calls if path in ("/a", "/b", "/d", "/etc/hostname", "/etc/shadow")
     ]
@@ -79,7 +60,6 @@ def test_the_order_is_the_users_with_passwords_late_and_the_log_last(guest: Fake
 
 
 def test_each_operation_is_reported_before_it_is_applied(events: list[Event], guest: FakeGuest) -> None:
-
     def answer(_script: str) -> CommandResult:
         assert events[-1] == Step("Running: two")
         return CommandResult(0, "")
