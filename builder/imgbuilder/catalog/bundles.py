@@ -38,10 +38,11 @@ def bundled_key(path: Path, fingerprint: str) -> TrustedKeys | None:
     found = inside(path)
     if found is None:
         return None
+    content = io.BytesIO()
     with tempfile.NamedTemporaryFile(prefix="pybuilder-key-") as file:
         try:
-            url = f"{found[0]}{INSIDE}{KEY}"
-            fetch_member(Download(url, file.file, limit=_LARGEST_KEYS))  # type: ignore[arg-type]
+            fetch_member(Download(f"{found[0]}{INSIDE}{KEY}", content, limit=_LARGEST_KEYS))
+            file.write(content.getvalue())
             file.flush()
             trusted = trusted_keys_from_file(Path(file.name), where=str(path))
         except (FileMissingError, UsageError):

@@ -5,7 +5,7 @@ Customizations come from their registry, see ``imgbuilder.cli.customizing``.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import click
 from click.shell_completion import CompletionItem
@@ -312,10 +312,13 @@ MOST_USED = (
 """Options that the help of a build shows first."""
 
 
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
 class Operands(click.Argument):
     """The words of a command that are not options."""
 
-    def __init__(self, metavar: str, complete: Any = None) -> None:  # noqa: ANN401 - click's type of a function
+    def __init__(self, metavar: str, complete: Completer | None = None) -> None:
         super().__init__(["names"], nargs=-1, metavar=metavar, shell_complete=complete)
 
     def get_usage_pieces(self, _ctx: click.Context) -> list[str]:

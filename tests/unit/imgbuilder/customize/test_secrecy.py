@@ -22,8 +22,8 @@ from tests.fakes.operations import parse_operation
 def test_values_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "value")
     (tmp_path / "f").write_text("line 1\nline 2\n")
-    assert getattr(parse_operation("secret", "A=env:MINE"), "value") == "value"  # noqa: B009
-    assert getattr(parse_operation("secret", f"A=file:{tmp_path}/f"), "value") == "line 1\nline 2"  # noqa: B009
+    assert vars(parse_operation("secret", "A=env:MINE"))["value"] == "value"
+    assert vars(parse_operation("secret", f"A=file:{tmp_path}/f"))["value"] == "line 1\nline 2"
 
 
 @pytest.mark.row("Z18")
