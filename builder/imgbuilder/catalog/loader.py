@@ -68,7 +68,7 @@ class Loader(NamedTuple):
 
     Attributes:
         check: Signatures are checked in this run.
-        pin_of: Finds the keys of a source; by default those of its ``key``.
+        keys_of: Finds the keys of a source; by default those of its ``key``.
         images: Facts about images that simplestreams sources do not give.
         fallback: The last accepted index is used for a source that cannot be reached.
         offline: No server may be asked, so that it is used at once.
