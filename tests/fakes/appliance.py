@@ -17,7 +17,7 @@ from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.disk.devicenames import appliance_disk
 from imgbuilder.errors import GuestCallError
 from imgbuilder.events import Reporter
-from imgbuilder.guests.ports import BlockDevice, FilesystemUse
+from imgbuilder.guests.ports import FilesystemUse, ProbedDevice
 from tests.fakes.guest import FakeGuest
 
 
@@ -120,14 +120,14 @@ class FakeAppliance(FakeGuest):
     def filesystem_uuid(self, device: str) -> str:
         return self._filesystem(device).uuid
 
-    def block_devices(self) -> list[BlockDevice]:
+    def block_devices(self) -> list[ProbedDevice]:
         parts = {
             f"{name}{number}": (disk.guids.get(number, ""), disk.names.get(number, ""))
             for name, disk in self._seen().items()
             for number in disk.filesystems
         }
         return [
-            BlockDevice(
+            ProbedDevice(
                 name, item.kind, item.uuid, item.member, item.label, *parts.get(name, ("", "")),
                 array=item.array, array_uuid=item.array_uuid,
             )

@@ -16,7 +16,7 @@ from typing import Any
 
 from imgbuilder.appliance.connection import LONG, Calls
 from imgbuilder.errors import GuestCallError, GuestError
-from imgbuilder.guests.ports import BlockDevice, FilesystemUse
+from imgbuilder.guests.ports import FilesystemUse, ProbedDevice
 
 _LAYERS_DOWN = """
 lvm vgchange -an >/dev/null 2>&1
@@ -139,7 +139,7 @@ class Storage(Calls):
     def filesystem_uuid(self, device: str) -> str:
         return str(self._call("vfs_uuid", device))
 
-    def block_devices(self) -> list[BlockDevice]:
+    def block_devices(self) -> list[ProbedDevice]:
         partitions = self.partitions()
         with_partitions = {name.rstrip(string.digits) for name in partitions}
         whole = [disk for disk in self.disks() if disk not in with_partitions]
@@ -152,7 +152,7 @@ class Storage(Calls):
             found += [self._identify(name) for name in volumes if name not in known]
         return found
 
-    def _identify(self, device: str, *, is_array: bool = False) -> BlockDevice:
+    def _identify(self, device: str, *, is_array: bool = False) -> ProbedDevice:
         array: dict[str, str] = {}
         try:
             facts = {key: _plain(value) for key, value in dict(self._call("blkid", device)).items()}
@@ -160,7 +160,7 @@ class Storage(Calls):
                 array = dict(self._call("md_detail", device))
         except GuestCallError:  # such as contradicting signatures
             facts = {}
-        return BlockDevice(
+        return ProbedDevice(
             device,
             kind=facts.get("TYPE", ""),
             uuid=facts.get("UUID", ""),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from imgbuilder.disk.devicenames import mapper_name, parse_device_name
-from imgbuilder.guests.ports import BlockDevice
+from imgbuilder.guests.ports import ProbedDevice
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _TAG = re.compile(r"(UUID|LABEL|PARTUUID|PARTLABEL|ID)=(.*)", re.DOTALL)
@@ -46,7 +46,7 @@ class Mount:
 class GuestDevices:
     """The devices on the guest's own disks, and the guest's names for them."""
 
-    devices: tuple[BlockDevice, ...]
+    devices: tuple[ProbedDevice, ...]
     """All devices that may hold data."""
     disks: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """The appliance's name of each disk, by scheme and number in the guest's names."""
@@ -60,7 +60,7 @@ class GuestDevices:
 class DeviceMatch:
     """The device that a name means, or None and the reason."""
 
-    device: BlockDevice | None
+    device: ProbedDevice | None
     reason: str = ""
 
 
@@ -162,7 +162,7 @@ def _by_tag(tag: str, value: str, own: GuestDevices) -> DeviceMatch:
     exact = tag in {"LABEL", "PARTLABEL"}
     wanted = value if exact else value.casefold()
 
-    def has(device: BlockDevice) -> str:
+    def has(device: ProbedDevice) -> str:
         match tag:
             case "UUID":
                 return device.uuid.casefold()
@@ -218,7 +218,7 @@ def _in_container(spec: str, container: str, own: GuestDevices) -> DeviceMatch:
     return opened
 
 
-def mismatch(mount: Mount, device: BlockDevice, root: str) -> str:
+def mismatch(mount: Mount, device: ProbedDevice, root: str) -> str:
     """Return why a line of fstab(5) cannot mean the device that was found; empty if it can."""
     if device.name == root and not mount.options:
         return f"{root} is the root"

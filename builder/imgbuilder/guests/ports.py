@@ -59,7 +59,7 @@ class FilesystemUse:
 
 
 @dataclass(frozen=True)
-class BlockDevice:
+class ProbedDevice:
     """A partition, volume, array, opened container, or disk without partitions, as libblkid sees it."""
 
     name: str
@@ -252,7 +252,7 @@ class Appliance(Guest, Protocol):
     def filesystem_uuid(self, device: str) -> str:
         """Return the filesystem's UUID."""
 
-    def block_devices(self) -> list[BlockDevice]:
+    def block_devices(self) -> list[ProbedDevice]:
         """Return all devices that may hold data, with the facts that identify them."""
 
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:

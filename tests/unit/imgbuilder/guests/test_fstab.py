@@ -16,7 +16,7 @@ from imgbuilder.guests.fstab import (
     parse_fstab,
     parse_mdadm_conf,
 )
-from imgbuilder.guests.ports import BlockDevice
+from imgbuilder.guests.ports import ProbedDevice
 
 TEXT = """
 # comment
@@ -66,16 +66,16 @@ def test_any_text_is_read(text: str) -> None:
 
 
 OWN = (
-    BlockDevice("/dev/sda1", "ext4", "11-AA", label="boot", partuuid="abcd-01", partlabel="my boot"),
-    BlockDevice("/dev/sda2", "crypto_LUKS", "u-luks"),
-    BlockDevice("/dev/sda3", "LVM2_member", "u-pv"),
-    BlockDevice("/dev/mapper/luks-u-luks", "xfs", "u-xfs", label="twice"),
-    BlockDevice("/dev/my-vg/the-root", "ext4", "u-root", label="twice"),
-    BlockDevice("/dev/md127", "ext4", "u-md", array="host:data", array_uuid="0a:0b:0c:0d"),
-    BlockDevice("/dev/sda4", "btrfs", "u-btrfs", member="m1"),
-    BlockDevice("/dev/sda5", "btrfs", "u-btrfs", member="m2"),
-    BlockDevice("/dev/sda6", "btrfs", "u-copy", member="m3"),
-    BlockDevice("/dev/sda7", "btrfs", "u-copy", member="m3"),
+    ProbedDevice("/dev/sda1", "ext4", "11-AA", label="boot", partuuid="abcd-01", partlabel="my boot"),
+    ProbedDevice("/dev/sda2", "crypto_LUKS", "u-luks"),
+    ProbedDevice("/dev/sda3", "LVM2_member", "u-pv"),
+    ProbedDevice("/dev/mapper/luks-u-luks", "xfs", "u-xfs", label="twice"),
+    ProbedDevice("/dev/my-vg/the-root", "ext4", "u-root", label="twice"),
+    ProbedDevice("/dev/md127", "ext4", "u-md", array="host:data", array_uuid="0a:0b:0c:0d"),
+    ProbedDevice("/dev/sda4", "btrfs", "u-btrfs", member="m1"),
+    ProbedDevice("/dev/sda5", "btrfs", "u-btrfs", member="m2"),
+    ProbedDevice("/dev/sda6", "btrfs", "u-copy", member="m3"),
+    ProbedDevice("/dev/sda7", "btrfs", "u-copy", member="m3"),
 )
 
 
@@ -151,13 +151,13 @@ def test_names_of_other_disks_match_no_disk_of_the_guest(
     ]
     for other in others:
         text = f"{own_root} / ext4 defaults 0 1\n{other} /data ext4 defaults 0 2\n"
-        devices = tuple(BlockDevice(f"/dev/sda{part}", "ext4", str(part)) for part in range(1, 5))
+        devices = tuple(ProbedDevice(f"/dev/sda{part}", "ext4", str(part)) for part in range(1, 5))
         own = GuestDevices(devices, name_disks(text, f"/dev/sda{root}", ["/dev/sda"]))
         assert find_device(other, own).device is None
 
 
 @given(st.text(), st.lists(st.sampled_from(OWN)))
-def test_only_devices_of_the_guest_are_found(spec: str, devices: list[BlockDevice]) -> None:
+def test_only_devices_of_the_guest_are_found(spec: str, devices: list[ProbedDevice]) -> None:
     found = find_device(spec, GuestDevices(tuple(devices), {("vd", 0): "/dev/sda"}))
     assert found.device is None or found.device in devices
 
@@ -165,13 +165,13 @@ def test_only_devices_of_the_guest_are_found(spec: str, devices: list[BlockDevic
 @pytest.mark.parametrize(
     ("mount", "device", "fits"),
     [
-        (Mount("/dev/vda3", "/data", "ext4", ""), BlockDevice("/dev/sda3", "ext4"), False),
-        (Mount("/dev/vda3", "/home", "btrfs", "subvol=home"), BlockDevice("/dev/sda3", "btrfs"), True),
-        (Mount("/dev/vda1", "/data", "xfs", ""), BlockDevice("/dev/sda1", "ext4"), False),
-        (Mount("/dev/vda1", "/boot", "ext2", ""), BlockDevice("/dev/sda1", "ext4"), True),
-        (Mount("/dev/vda1", "/boot", "auto", ""), BlockDevice("/dev/sda1", "ext4"), True),
-        (Mount("UUID=1", "/boot", "xfs", ""), BlockDevice("/dev/sda1", "ext4", "1"), True),
+        (Mount("/dev/vda3", "/data", "ext4", ""), ProbedDevice("/dev/sda3", "ext4"), False),
+        (Mount("/dev/vda3", "/home", "btrfs", "subvol=home"), ProbedDevice("/dev/sda3", "btrfs"), True),
+        (Mount("/dev/vda1", "/data", "xfs", ""), ProbedDevice("/dev/sda1", "ext4"), False),
+        (Mount("/dev/vda1", "/boot", "ext2", ""), ProbedDevice("/dev/sda1", "ext4"), True),
+        (Mount("/dev/vda1", "/boot", "auto", ""), ProbedDevice("/dev/sda1", "ext4"), True),
+        (Mount("UUID=1", "/boot", "xfs", ""), ProbedDevice("/dev/sda1", "ext4", "1"), True),
     ],
 )  # fmt: skip
-def test_a_name_that_cannot_mean_the_device_found(mount: Mount, device: BlockDevice, fits: bool) -> None:
+def test_a_name_that_cannot_mean_the_device_found(mount: Mount, device: ProbedDevice, fits: bool) -> None:
     assert (mismatch(mount, device, "/dev/sda3") == "") is fits

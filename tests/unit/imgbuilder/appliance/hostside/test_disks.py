@@ -13,7 +13,7 @@ from imgbuilder.appliance.hostside.devices import Disk
 from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.appliance.options import Attachment
 from imgbuilder.errors import UnfitError
-from imgbuilder.guests.ports import BlockDevice
+from imgbuilder.guests.ports import ProbedDevice
 from tests.unit.imgbuilder.appliance.hostside.conftest import check, make_image
 
 _MIB = 1 << 20
@@ -85,7 +85,7 @@ def test_partitions(appliance: LibguestfsAppliance) -> None:
 
 def test_what_the_partitions_hold(appliance: LibguestfsAppliance) -> None:
     _, esp, swap, root = appliance.block_devices()
-    assert esp == BlockDevice(
+    assert esp == ProbedDevice(
         "/dev/sda2",
         kind="vfat",
         uuid="ABCD-1234",
