@@ -110,27 +110,19 @@ def test_corrupt_is_an_error_with_the_repair_command(states: SourceStates, conte
     assert states.read(URI) is None
 
 
+WRONG: dict[str, list[object]] = {
+    "version": [2, None],
+    "uri": ["https://example.org/other"],
+    "digest": ["ab", "AB" * 32, None],
+    "signer": ["short", 7],
+    "signed_at": ["yesterday", "2026-06-14T12:00:00", 1750000000, None, "9999-12-31T23:59:59-23:59"],
+    "expires_at": [""],
+    "accepted_at": ["2026-13-14T12:00:00+00:00"],
+}
+
+
 @pytest.mark.row("S37")
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("version", 2),
-        ("version", None),
-        ("uri", "https://example.org/other"),
-        ("digest", "ab"),
-        ("digest", "AB" * 32),
-        ("digest", None),
-        ("signer", "short"),
-        ("signer", 7),
-        ("signed_at", "yesterday"),
-        ("signed_at", "2026-06-14T12:00:00"),
-        ("signed_at", 1750000000),
-        ("signed_at", None),
-        ("signed_at", "9999-12-31T23:59:59-23:59"),
-        ("expires_at", ""),
-        ("accepted_at", "2026-13-14T12:00:00+00:00"),
-    ],
-)
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field in WRONG for value in WRONG[field]])
 def test_wrong_fields(states: SourceStates, field: str, value: object) -> None:
     states.remember(URI, FIRST, b"signed")
     fields = json.loads(record(states).read_text())
