@@ -21,6 +21,7 @@ from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
 
 
+@pytest.fixture
 def ready() -> FakeGuest:
     """Return a guest whose useradd works."""
     guest = debian_guest()
@@ -38,27 +39,24 @@ def ready() -> FakeGuest:
     return guest
 
 
-def test_a_user_with_everything() -> None:
-    guest = ready()
-    apply(guest, "user", f"j.doe:sudo:groups=video,audio:key=string:{KEY}:password=password:with:colon")
-    assert "useradd -m -s /bin/sh -G video,audio -- j.doe\n" in guest.scripts[0]
-    assert guest.text("/home/j.doe/.ssh/authorized_keys") == f"{KEY}\n"
-    assert "\nj.doe:$6$" in guest.text("/etc/shadow")
-    assert guest.text("/etc/sudoers.d/90-j+doe") == "j.doe ALL=(ALL:ALL) ALL\n"
-    assert guest.permissions("/etc/sudoers.d/90-j+doe") == ("0440", 0, 0)
-    assert "colon" not in "".join(guest.scripts)
+def test_a_user_with_everything(ready: FakeGuest) -> None:
+    apply(ready, "user", f"j.doe:sudo:groups=video,audio:key=string:{KEY}:password=password:with:colon")
+    assert "useradd -m -s /bin/sh -G video,audio -- j.doe\n" in ready.scripts[0]
+    assert ready.text("/home/j.doe/.ssh/authorized_keys") == f"{KEY}\n"
+    assert "\nj.doe:$6$" in ready.text("/etc/shadow")
+    assert ready.text("/etc/sudoers.d/90-j+doe") == "j.doe ALL=(ALL:ALL) ALL\n"
+    assert ready.permissions("/etc/sudoers.d/90-j+doe") == ("0440", 0, 0)
+    assert "colon" not in "".join(ready.scripts)
 
 
-def test_a_user_without_password_needs_none_for_sudo() -> None:
-    guest = ready()
-    apply(guest, "user", "bob:sudo")
-    assert guest.text("/etc/sudoers.d/90-bob") == "bob ALL=(ALL:ALL) NOPASSWD: ALL\n"
-    assert "\nbob:*:" in guest.text("/etc/shadow")
+def test_a_user_without_password_needs_none_for_sudo(ready: FakeGuest) -> None:
+    apply(ready, "user", "bob:sudo")
+    assert ready.text("/etc/sudoers.d/90-bob") == "bob ALL=(ALL:ALL) NOPASSWD: ALL\n"
+    assert "\nbob:*:" in ready.text("/etc/shadow")
 
 
-def test_a_random_password_is_reported_once(events: list[Event]) -> None:
-    guest = ready()
-    apply(guest, "user", "bob:password=random", on_event=events.append)
+def test_a_random_password_is_reported_once(ready: FakeGuest, events: list[Event]) -> None:
+    apply(ready, "user", "bob:password=random", on_event=events.append)
     (said,) = [event.text for event in events if isinstance(event, Notice)]
     assert re.fullmatch(r"Setting random password of bob to \w{21}", said)
 
@@ -144,6 +142,7 @@ def test_user_data_that_cloud_init_would_ignore_is_refused(content: str, tmp_pat
         parse_operation("cloud-init", f"{tmp_path}/user")
 
 
+@pytest.fixture
 def lived_in() -> FakeGuest:
     guest = debian_guest()
     guest.add("/etc/machine-id", "0123\n")
@@ -165,27 +164,27 @@ def lived_in() -> FakeGuest:
     return guest
 
 
-def test_sysprep_removes_the_identity_and_nothing_else() -> None:
-    guest = lived_in()
-    assert {finding.task for finding in sysprep.find(guest)} == set(sysprep.TASKS)
-    customize(guest, [parse_operation("sysprep", "all")], context_of(guest))
-    assert sysprep.find(guest) == []
-    assert guest.text("/etc/machine-id") == ""
-    assert guest.is_symlink("/var/lib/dbus/machine-id")
-    assert guest.text("/var/log/syslog") == ""
-    assert not guest.exists("/var/log/syslog.1")
+def test_sysprep_removes_the_identity_and_nothing_else(lived_in: FakeGuest) -> None:
+    assert {finding.task for finding in sysprep.find(lived_in)} == set(sysprep.TASKS)
+    customize(lived_in, [parse_operation("sysprep", "all")], context_of(lived_in))
+    assert sysprep.find(lived_in) == []
+    assert lived_in.text("/etc/machine-id") == ""
+    assert lived_in.is_symlink("/var/lib/dbus/machine-id")
+    assert lived_in.text("/var/log/syslog") == ""
+    assert not lived_in.exists("/var/log/syslog.1")
     for path in ("/etc/ssh/sshd_config", "/home/ann/notes", "/var/lib/cloud/seed/nocloud/user-data"):
-        assert guest.text(path) == "kept"
+        assert lived_in.text(path) == "kept"
 
 
-def test_sysprep_is_last_and_leaves_the_log_of_this_build() -> None:
-    guest = lived_in()
-    guest.add("/tmp/builder.log", "this build")
+def test_sysprep_is_last_and_leaves_the_log_of_this_build(lived_in: FakeGuest) -> None:
+    lived_in.add("/tmp/builder.log", "this build")
     customize(
-        guest, [parse_operation("sysprep", "all"), parse_operation("write", "/tmp/late:x")], context_of(guest)
+        lived_in,
+        [parse_operation("sysprep", "all"), parse_operation("write", "/tmp/late:x")],
+        context_of(lived_in),
     )
-    assert guest.ls("/tmp") == ["builder.log"]
-    assert guest.text("/tmp/builder.log") == "this build"
+    assert lived_in.ls("/tmp") == ["builder.log"]
+    assert lived_in.text("/tmp/builder.log") == "this build"
 
 
 @pytest.mark.parametrize(
@@ -208,22 +207,20 @@ def test_every_task_is_in_the_manual_text() -> None:
     assert [name for name in sysprep.TASKS if name not in text] == []
 
 
-def test_each_user_has_a_sudo_rule_of_their_own() -> None:
-    guest = ready()
+def test_each_user_has_a_sudo_rule_of_their_own(ready: FakeGuest) -> None:
     for name in ("a.b", "a_b", "a.b$"):
-        apply(guest, "user", f"{name}:sudo")
-    rules = [guest.text(f"/etc/sudoers.d/{name}") for name in guest.ls("/etc/sudoers.d")]
+        apply(ready, "user", f"{name}:sudo")
+    rules = [ready.text(f"/etc/sudoers.d/{name}") for name in ready.ls("/etc/sudoers.d")]
     assert sorted(rule.split()[0] for rule in rules) == ["a.b", "a.b$", "a_b"]
-    assert all("." not in name for name in guest.ls("/etc/sudoers.d")), "sudo would pass over it"
+    assert all("." not in name for name in ready.ls("/etc/sudoers.d")), "sudo would pass over it"
 
 
-def test_a_sudo_rule_of_the_guest_is_not_replaced() -> None:
-    guest = ready()
-    guest.add("/etc/sudoers.d/90-bob", "the template's\n")
+def test_a_sudo_rule_of_the_guest_is_not_replaced(ready: FakeGuest) -> None:
+    ready.add("/etc/sudoers.d/90-bob", "the template's\n")
     with pytest.raises(OperationError, match="already has a file"):
-        apply(guest, "user", "bob:sudo")
-    assert guest.text("/etc/sudoers.d/90-bob") == "the template's\n"
-    assert guest.scripts == [], "refused before the user is added"
+        apply(ready, "user", "bob:sudo")
+    assert ready.text("/etc/sudoers.d/90-bob") == "the template's\n"
+    assert ready.scripts == [], "refused before the user is added"
 
 
 @pytest.mark.parametrize(
@@ -235,32 +232,29 @@ def test_a_sudo_rule_of_the_guest_is_not_replaced() -> None:
         ("# includedir /etc/sudoers.d.old\n", False),
     ],
 )
-def test_a_sudo_rule_that_sudo_does_not_read_is_refused(sudoers: str, works: bool) -> None:
-    guest = ready()
-    guest.add("/etc/sudoers", sudoers)
+def test_a_sudo_rule_that_sudo_does_not_read_is_refused(ready: FakeGuest, sudoers: str, works: bool) -> None:
+    ready.add("/etc/sudoers", sudoers)
     if works:
-        apply(guest, "user", "bob:sudo")
+        apply(ready, "user", "bob:sudo")
         return
     with pytest.raises(OperationError, match="does not include the folder"):
-        apply(guest, "user", "bob:sudo")
-    assert guest.scripts == []
+        apply(ready, "user", "bob:sudo")
+    assert ready.scripts == []
 
 
-def test_a_home_that_was_made_before_belongs_to_its_user(events: list[Event]) -> None:
-    guest = ready()
-    guest.add_dir("/home/bob")
-    apply(guest, "user", "bob", on_event=events.append)
-    assert guest.permissions("/home/bob") == ("0755", 1007, 1007)
+def test_a_home_that_was_made_before_belongs_to_its_user(ready: FakeGuest, events: list[Event]) -> None:
+    ready.add_dir("/home/bob")
+    apply(ready, "user", "bob", on_event=events.append)
+    assert ready.permissions("/home/bob") == ("0755", 1007, 1007)
     assert any("/home/bob existed before" in event.text for event in events if isinstance(event, Notice))
 
 
 @pytest.mark.parametrize("groups", ["", ":groups=video,audio"])
-def test_a_user_where_busybox_adds_users(groups: str, tmp_path: Path) -> None:
+def test_a_user_where_busybox_adds_users(ready: FakeGuest, groups: str, tmp_path: Path) -> None:
     """The shell has no useradd; addgroup refuses an empty name, as BusyBox's does."""
-    guest = ready()
-    guest.on_sh("useradd", CommandResult(0, ""))
-    apply(guest, "user", f"bob{groups}")
-    script = next(script for script in guest.scripts if "addgroup" in script)
+    ready.on_sh("useradd", CommandResult(0, ""))
+    apply(ready, "user", f"bob{groups}")
+    script = next(script for script in ready.scripts if "addgroup" in script)
     script = "\n".join(line for line in script.split("\n") if not line.startswith(("exec ", "export ")))
     for name, text in (("adduser", "true"), ("addgroup", '[ -n "$2" ] && echo "$2"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
