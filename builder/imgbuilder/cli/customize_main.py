@@ -54,81 +54,49 @@ _MOST_USED = (
 
 _OPTIONS = (
     Option(
-        BUILD,
-        "-a",
-        "--add",
-        "add",
-        multiple=True,
-        metavar="FILE",
+        BUILD, "-a", "--add", "add", multiple=True, metavar="FILE",
         help="A disk of the guest; repeat it for more.",
     ),
     Option(
-        BUILD,
-        "--format",
-        "format_",
-        multiple=True,
-        metavar="raw|qcow2|auto",
+        BUILD, "--format", "format_", multiple=True, metavar="raw|qcow2|auto",
         help="Format of the disks after this option [default: by their headers].",
     ),
     Option(
-        BUILD,
-        "--attach",
-        multiple=True,
-        metavar="FILE",
+        BUILD, "--attach", multiple=True, metavar="FILE",
         help="A disk or ISO image that commands in the guest may read.",
     ),
     Option(
-        BUILD,
-        "--attach-format",
-        multiple=True,
-        metavar="raw|qcow2|auto",
+        BUILD, "--attach-format", multiple=True, metavar="raw|qcow2|auto",
         help="Format of the --attach disks after it.",
     ),
     Option(
-        BUILD,
-        "--backing",
-        multiple=True,
-        metavar="FILE",
+        BUILD, "--backing", multiple=True, metavar="FILE",
         help="An image that a disk is an overlay of, trusted and only read; name the whole chain.",
     ),
     Option(
-        BUILD,
-        "-n",
-        "--dry-run",
-        "--dryrun",
-        "dry_run",
-        is_flag=True,
+        BUILD, "-n", "--dry-run", "--dryrun", "dry_run", is_flag=True,
         help="Start the appliance and do everything in it, but change no disk.",
     ),
     Option(
         BUILD, "--work-on-copy", is_flag=True, help="Replace the disks only when everything has succeeded."
     ),
     Option(
-        BUILD,
-        "--check",
-        is_flag=True,
+        BUILD, "--check", is_flag=True,
         help="Show what identifies this one machine, see --sysprep; change nothing.",
     ),
     declared.KEY,
     Option(
-        BUILD,
-        "--keys-from-stdin",
-        is_flag=True,
+        BUILD, "--keys-from-stdin", is_flag=True,
         help="Read more keys from standard input, one a line, for all devices.",
     ),
     Option(
-        BUILD,
-        "--on-error",
-        type=click.Choice([choice.value for choice in OnError]),
-        default="abort",
+        BUILD, "--on-error", type=click.Choice([choice.value for choice in OnError]), default="abort",
         help="When a customization fails: end, or open a shell in the guest first [default: abort].",
     ),
     *declared.LAUNCHING,
     declared.COMMAND_TIMEOUT,
     Option(
-        APPLIANCE,
-        "--network/--no-network",
-        default=True,
+        APPLIANCE, "--network/--no-network", default=True,
         help="Let commands in the guest reach the network [default].",
     ),
     declared.APPLIANCE_FOLDER,
@@ -136,13 +104,10 @@ _OPTIONS = (
     Option(OTHER, "-c", "--connect", metavar="URI", help="Not supported: see --domain."),
     *declared.MESSAGES[:3],
     Option(
-        OTHER,
-        "--echo-keys",
-        is_flag=True,
-        expose_value=False,
+        OTHER, "--echo-keys", is_flag=True, expose_value=False,
         help="Accepted; keys are never asked for at a terminal.",
     ),
-)
+)  # fmt: skip
 
 
 @click.pass_context

@@ -35,11 +35,7 @@ def integer(_ctx: click.Context, param: click.Parameter, value: str | None) -> i
 
 MODES = (
     Option(
-        SOURCES,
-        "-l",
-        "--list",
-        "list_",
-        is_flag=True,
+        SOURCES, "-l", "--list", "list_", is_flag=True,
         help="List the templates, or only OS-VERSION or 'debian*'.",
     ),
     Option(SOURCES, "--notes", is_flag=True, help="Show the notes of OS-VERSION."),
@@ -49,7 +45,7 @@ MODES = (
     Option(
         OTHER, "--get-kernel", is_flag=True, help="Copy the newest kernel and its initrd out of a disk image."
     ),
-)
+)  # fmt: skip
 """virt-builder's own modes; ours are verbs."""
 
 LISTING = (
@@ -58,52 +54,33 @@ LISTING = (
 )
 
 OUTPUT = Option(
-    BUILD,
-    "-o",
-    "--output",
-    metavar="FILE",
+    BUILD, "-o", "--output", metavar="FILE",
     help="File or block device for the image [default: OS-VERSION.img].",
-)
+)  # fmt: skip
 FORMAT = Option(
-    BUILD,
-    "--format",
-    "format_",
-    metavar="raw|qcow2|vmdk|vdi|vhdx",
+    BUILD, "--format", "format_", metavar="raw|qcow2|vmdk|vdi|vhdx",
     help="Format of the image [default: raw].",
-)
+)  # fmt: skip
 IMAGE_FORMAT = Option(
-    OTHER,
-    "--format",
-    "format_",
-    metavar="raw|qcow2|vmdk|vdi|vhdx",
+    OTHER, "--format", "format_", metavar="raw|qcow2|vmdk|vdi|vhdx",
     help="Format of IMAGE [default: by its header].",
-)
+)  # fmt: skip
 DISK_FORMAT = Option(
-    OTHER,
-    "--format",
-    "format_",
-    metavar="raw|qcow2",
+    OTHER, "--format", "format_", metavar="raw|qcow2",
     help="Format of IMAGE [default: by its header].",
-)
+)  # fmt: skip
 ARCH = Option(
     BUILD, "--arch", "arch_", metavar="ARCH", help="Architecture of the template [default: this host's]."
 )
 DRY_RUN = Option(BUILD, "--dry-run", is_flag=True, help="Show what a build would do, and stop.")
 KEY = Option(
-    BUILD,
-    "--key",
-    "keys",
-    multiple=True,
-    metavar="SELECTOR",
+    BUILD, "--key", "keys", multiple=True, metavar="SELECTOR",
     help="Key of an encrypted device of the guest: ID:file:FILE or ID:key:TEXT; ID may be all.",
-)
+)  # fmt: skip
 ON_ERROR = Option(
-    BUILD,
-    "--on-error",
-    type=click.Choice([choice.value for choice in OnError]),
-    default="abort",
+    BUILD, "--on-error", type=click.Choice([choice.value for choice in OnError]), default="abort",
     help="When a customization fails: remove the image, keep it, or open a shell in it [default: abort].",
-)
+)  # fmt: skip
 
 BUILDING = (
     OUTPUT,
@@ -111,9 +88,7 @@ BUILDING = (
     FORMAT,
     Option(BUILD, "--compress", is_flag=True, help="Compress the qcow2 image."),
     Option(
-        BUILD,
-        "--linked",
-        is_flag=True,
+        BUILD, "--linked", is_flag=True,
         help="Make a small qcow2 image over the template's disk, which stays in the cache for it.",
     ),
     ARCH,
@@ -121,69 +96,47 @@ BUILDING = (
         BUILD, "--attach", multiple=True, metavar="FILE", help="Another disk for the appliance, read-only."
     ),
     Option(
-        BUILD,
-        "--attach-format",
-        multiple=True,
-        metavar="raw|qcow2|auto",
+        BUILD, "--attach-format", multiple=True, metavar="raw|qcow2|auto",
         help="Format of the disks attached after this option [default: by their headers].",
     ),
     KEY,
     Option(
-        BUILD,
-        "--warn-if-partition/--no-warn-if-partition",
-        default=True,
+        BUILD, "--warn-if-partition/--no-warn-if-partition", default=True,
         help="Warn when the output is a partition [default: warn].",
     ),
     Option(
-        BUILD,
-        "--delete-on-failure/--no-delete-on-failure",
-        default=True,
+        BUILD, "--delete-on-failure/--no-delete-on-failure", default=True,
         help="Remove the unfinished image when a build fails [default: remove it].",
     ),
     ON_ERROR,
     Option(
-        BUILD,
-        "--seed",
-        metavar="TEXT",
+        BUILD, "--seed", metavar="TEXT",
         help="Make all random numbers from TEXT; with SOURCE_DATE_EPOCH, builds can be repeated.",
     ),
     Option(BUILD, "--no-sync", is_flag=True, help="Do not wait until the image is safely on the disk."),
-)
+)  # fmt: skip
 
 SOURCE_OPTIONS = (
     Option(
-        SOURCES,
-        "--source",
-        "sources",
-        multiple=True,
-        metavar="URL",
+        SOURCES, "--source", "sources", multiple=True, metavar="URL",
         help="Use this index too, before all others.",
     ),
     Option(
-        SOURCES,
-        "--fingerprint",
-        "fingerprints",
-        multiple=True,
-        metavar="FINGERPRINT",
+        SOURCES, "--fingerprint", "fingerprints", multiple=True, metavar="FINGERPRINT",
         help="Key in your GnuPG keyring that must have signed the --source.",
     ),
     Option(
-        SOURCES,
-        "--check-signature/--no-check-signature",
-        "--check-signatures/--no-check-signatures",
-        "check_signature",
-        default=True,
+        SOURCES, "--check-signature/--no-check-signature", "--check-signatures/--no-check-signatures",
+        "check_signature", default=True,
         help="Check signatures [default: check them].",
     ),
     Option(SOURCES, "--offline", is_flag=True, help="Work offline, from the cache only."),
     Option(
-        SOURCES,
-        "--gpg",
-        metavar="CMD",
+        SOURCES, "--gpg", metavar="CMD",
         help="The gpg with your keyring, such as 'gpg --homedir DIR' [default: gpg].",
     ),
     Option(SOURCES, "--curl", metavar="CMD", hidden=True),
-)
+)  # fmt: skip
 
 FORGET_OPTIONS = SOURCE_OPTIONS[2:]
 """Without --source and --fingerprint."""
@@ -209,61 +162,45 @@ NO_INSTANT = Option(
 LAUNCHING = (
     *MACHINE,
     Option(
-        APPLIANCE,
-        "--launch-timeout",
-        metavar="SECONDS",
-        callback=integer,
+        APPLIANCE, "--launch-timeout", metavar="SECONDS", callback=integer,
         help="Give up when it is silent for so long at its start [default: 30; emulated: 600].",
     ),
     NO_INSTANT,
-)
+)  # fmt: skip
 HOSTSIDE = Option(
-    APPLIANCE,
-    "--hostside",
-    type=click.Choice(["auto", "never", "always"]),
+    APPLIANCE, "--hostside", type=click.Choice(["auto", "never", "always"]),
     help="Write the image without an appliance: where possible, never, or fail [default: auto].",
-)
+)  # fmt: skip
 COMMAND_TIMEOUT = Option(
-    APPLIANCE,
-    "--command-timeout",
-    metavar="SECONDS",
-    callback=integer,
+    APPLIANCE, "--command-timeout", metavar="SECONDS", callback=integer,
     help="Stop a command in the guest, and fail, when it takes longer [default: no limit].",
-)
+)  # fmt: skip
 APPLIANCE_OPTIONS = (
     *LAUNCHING,
     COMMAND_TIMEOUT,
     Option(
-        APPLIANCE,
-        "--network/--no-network",
-        default=None,
+        APPLIANCE, "--network/--no-network", default=None,
         help="Let the guest reach the network meanwhile [default: only when commands run in it].",
     ),
-)
+)  # fmt: skip
 
 MESSAGES = (
     Option(OTHER, "-q", "--quiet", is_flag=True, help="Show no progress."),
     Option(OTHER, "-v", "--verbose", is_flag=True, help="Show the appliance's console and other details."),
     Option(OTHER, "-x", "trace", is_flag=True, help="Show every libguestfs call."),
     Option(
-        OTHER,
-        "--machine-readable",
-        metavar="[=FORMAT]",
+        OTHER, "--machine-readable", metavar="[=FORMAT]",
         help="Also write messages as JSON lines; alone: print what this program can do, and stop.",
     ),
-)
+)  # fmt: skip
 
 GPGKEY = Option(
     SOURCES, "--gpgkey", metavar="FILE|FINGERPRINT", help="Key that must have signed the source (required)."
 )
 ONLY_KEYS = Option(
-    SOURCES,
-    "--fingerprint",
-    "fingerprints",
-    multiple=True,
-    metavar="FINGERPRINT",
+    SOURCES, "--fingerprint", "fingerprints", multiple=True, metavar="FINGERPRINT",
     help="Key of the --gpgkey file that counts; repeat it for more [default: all].",
-)
+)  # fmt: skip
 ASK = Option(SOURCES, "--long", is_flag=True, help="Ask each source now, and show its answer.")
 
 KERNEL = (
@@ -279,21 +216,15 @@ RUNNING = (
         OTHER, "--arch", "arch_", metavar="ARCH", help="Architecture of the image [default: this host's]."
     ),
     Option(
-        OTHER,
-        "--firmware",
-        type=click.Choice(["auto", "bios", "uefi"]),
-        default="auto",
+        OTHER, "--firmware", type=click.Choice(["auto", "bios", "uefi"]), default="auto",
         help="Firmware that starts the image [default: by its partitions].",
     ),
     Option(OTHER, "--graphic", is_flag=True, help="Give the machine a screen."),
-)
+)  # fmt: skip
 FORWARD = Option(
-    OTHER,
-    "--forward",
-    multiple=True,
-    metavar="[HOST:]GUEST[/udp]",
+    OTHER, "--forward", multiple=True, metavar="[HOST:]GUEST[/udp]",
     help="Reach a port of the guest at 127.0.0.1.",
-)
+)  # fmt: skip
 
 BUILD_OPTIONS = (
     *BUILDING,
