@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
 import pytest
 from hypothesis import settings
 
+from imgbuilder.fetch import router
+from imgbuilder.fetch.transfer import Limits
 from imgindex import environment
 from tests.fakes.fuzz import examples
 
@@ -44,6 +47,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def nothing_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin each test as a new process: a secret of another one may have been in HOME."""
     monkeypatch.setattr(environment, "_withheld", set())
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a server again at once; the tests of ``fetch`` give limits of their own."""
+    monkeypatch.setattr(router, "Limits", functools.partial(Limits, backoff=0.0))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from imgbuilder.customize.context import Family, read_facts
 from imgbuilder.customize.network import check_network, first_apt_host, guest_proxies, seen_from_guest
 from imgbuilder.errors import FetchError, OperationError, UsageError
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.transfer import SYSTEM_PROXY, Download, Limits
+from imgbuilder.fetch.transfer import SYSTEM_PROXY, Download
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.guests.roots import parse_os_release
 from tests.fakes.debianguest import context_of, debian_guest
@@ -178,7 +178,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebFolder]:
 
 def fetched(url: str, proxy: str = SYSTEM_PROXY) -> bytes:
     into = io.BytesIO()
-    SourceFetcher(Limits(backoff=0.0)).fetch(Download(url, into, limit=100, proxy=proxy))
+    SourceFetcher().fetch(Download(url, into, limit=100, proxy=proxy))
     return into.getvalue()
 
 
