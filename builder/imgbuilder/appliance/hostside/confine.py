@@ -34,10 +34,12 @@ _DESCRIPTORS = 16
 LIBRARY = "libseccomp.so.2"
 
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_NE, _EQ, _MASKED_EQ = 1, 4, 7
+_NE, _LT, _EQ, _MASKED_EQ = 1, 2, 4, 7
 _ATTRIBUTE_BAD_ARCHITECTURE = 2
+_CAPABILITY_VERSION = 0x20080522
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _PROT_EXEC = 4
+_MADV_HWPOISON = 100
 _AT_EMPTY_PATH = 0x1000
 _FCNTL_HARMLESS = (0, 1, 2, 3, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Others make the kernel send signals to processes."""
@@ -47,10 +49,12 @@ Condition = tuple[int, int, int, int]
 Rule = Union[str, tuple[str, Condition], tuple[str, Condition, Condition]]  # noqa: UP007
 
 _COMPUTING: tuple[Rule, ...] = (
-    "brk", "munmap", "mremap", "madvise", "futex", "getrandom", "clock_gettime", "clock_getres",
+    "brk", "munmap", "mremap", "futex", "getrandom", "clock_gettime", "clock_getres",
     "gettimeofday", "time", "sched_yield", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack",
     "restart_syscall", "exit", "exit_group", "getpid", "gettid", "getuid", "geteuid", "getgid", "getegid",
     "getrusage", "uname", "sysinfo",
+    # The advice to take memory for broken, which is for root, would cost the host that memory.
+    ("madvise", (2, _LT, _MADV_HWPOISON, 0)),
     # Only to ask about itself: limits and signals of other processes stay out of reach.
     ("prlimit64", (0, _EQ, 0, 0), (2, _EQ, 0, 0)),
 )  # fmt: skip
@@ -178,7 +182,7 @@ def worker(image: int, *others: int) -> Confinement:
             with contextlib.suppress(OSError):
                 os.close(number)
     _limit(os.fstat(image).st_size)
-    _no_new_privileges()
+    _drop_privileges()
     _restrict_files({})
     _filter(library, _KILL_PROCESS, allowed=_WORKER, refused=_WORKER_REFUSED, done=_SYNC)
     return found
@@ -195,7 +199,7 @@ def program(image: int, command: Sequence[str]) -> None:
     os.set_inheritable(image, True)  # noqa: FBT003
     _limit(os.fstat(image).st_size)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    _no_new_privileges()
+    _drop_privileges()
     # libext2fs starts a thread for each processor it sees, and here no process can be started, nor a thread.
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {processors[os.getpid() % len(processors)]})
@@ -221,9 +225,13 @@ def _limit(size: int) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def _no_new_privileges() -> None:
+def _drop_privileges() -> None:
+    """Give up what root may do, and all that a program with more rights would bring back."""
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise ConfinementError(f"PR_SET_NO_NEW_PRIVS: {os.strerror(ctypes.get_errno())}")
+    header, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+    if _libc.capset(header, none) != 0:
+        raise ConfinementError(f"capset: {os.strerror(ctypes.get_errno())}")
 
 
 # seccomp

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance.hostside import confine
+from imgbuilder.appliance.hostside.connection import open_hostside
+from imgbuilder.appliance.options import Attachment
+from tests.unit.imgbuilder.appliance.hostside.conftest import make_image
 
 pytestmark = pytest.mark.row("B27")
 
@@ -88,6 +91,7 @@ KILLED = {
     "open_by_handle_at": "call('open_by_handle_at', -100, None, 0)",
     "executable memory": "libc.mmap(0, 4096, 7, 0x22, -1, 0)",
     "memory becomes executable": "libc.mprotect(ctypes.addressof(page), 4096, 5)",
+    "broken memory": "call('madvise', ctypes.addressof(page) & ~4095, 4096, 100)",
     "pkey_mprotect": "call('pkey_mprotect', ctypes.addressof(page), 4096, 5, -1)",
     "io_uring": "call('io_uring_setup', 8, ctypes.create_string_buffer(120))",
     "bpf": "call('bpf', 0, None, 0)",
@@ -222,6 +226,16 @@ repr(pair[0])
 def test_its_work_is_possible(run: Run, image: int, python: str) -> None:
     assert run({"work": WORK}, python=python) == {"work": (0, "confined done")}
     assert os.pread(image, 4, 4096) == b"data"
+
+
+def test_the_worker_of_a_build_is_confined(tmp_path: Path) -> None:
+    with open_hostside(Attachment(make_image(tmp_path / "disk"), "raw")) as guest:
+        process = guest._connection._process
+        assert process is not None
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
+    assert {facts[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {""}
 
 
 def test_limits(run: Run, image: int) -> None:
