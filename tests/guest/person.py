@@ -46,7 +46,11 @@ class Person:
             "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "VIRT_BUILDER_DIRS": "/nonexistent",  # the system's sources are not ours to test
-            **{name: os.environ[name] for name in ("PYBUILDER_INSTANT",) if name in os.environ},
+            **{
+                name: os.environ[name]
+                for name in ("PYBUILDER_INSTANT", "PYBUILDER_HOSTSIDE")
+                if name in os.environ
+            },
             **(extra or {}),
         }
 
