@@ -44,8 +44,14 @@ _APT_UPGRADE = "-o APT::Get::Upgrade-Allow-New=true upgrade"
 """As ``apt upgrade`` does: a new kernel is a new package. Versions of apt without this option ignore it."""
 _APT_WAITS = "-o DPkg::Lock::Timeout=600"
 """At boot, cloud-init and unattended upgrades also install packages."""
-_APT_UPDATE = f"{_APT_GET} -o APT::Update::Error-Mode=any update"
-"""Older versions than apt 2.3 ignore the setting: an update whose downloads failed ends with status 0."""
+_APT_QUICK = (
+    "-o Acquire::Languages=none -o Acquire::GzipIndexes=true -o Acquire::CompressionTypes::Order::=gz"
+)
+"""Without translated descriptions and with compressed lists, an update is half the work and takes a fifth
+of the space. The guest's next update fetches the rest.
+"""
+_APT_UPDATE = f"{_APT_GET} {_APT_QUICK} -o APT::Update::Error-Mode=any update"
+"""apt before 2.3 ignores the last setting: an update whose downloads failed ends with status 0."""
 
 _APK_KEPT = "find /etc -name '*.apk-new'"
 """apk does not print them."""

@@ -148,9 +148,10 @@ def _run_apt(tmp_path: Path, script: str, status: int = 0, more: str = "true") -
 def test_apt_is_run_without_questions_and_without_starting_daemons(tmp_path: Path) -> None:
     status, calls = _run_apt(tmp_path, packages.install_script(_facts(PackageManager.APT), ["a", "b"]))
     options = "-q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
+    quick = "-o Acquire::Languages=none -o Acquire::GzipIndexes=true -o Acquire::CompressionTypes::Order::=gz"
     assert status == 0
     assert calls == [
-        f"noninteractive 1 {options} -o APT::Update::Error-Mode=any update",
+        f"noninteractive 1 {options} {quick} -o APT::Update::Error-Mode=any update",
         f"noninteractive 1 {options} install -- a b",
     ]
     assert not (tmp_path / "policy-rc.d").exists()
