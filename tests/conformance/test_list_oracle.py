@@ -237,7 +237,7 @@ def test_simplestreams(world: World, signed: bool) -> None:
     name = "ubuntu-noble-24.04-amd64-server-20240423.10"
     shown = json.loads(world.theirs("--list", name, "--list-format", "json", **environ))["templates"][0]
     ours = json.loads(world.ours("--list", name, "--list-format", "json", **environ))["templates"][0]
-    assert shown.pop("size") == 512  # SE-32: that of the download
+    assert shown.pop("size") == 512  # that of the download
     assert set(shown.pop("aliases")) <= set(ours.pop("aliases"))
     assert ours.pop("compressed-size") == "512"
     assert ours == shown

@@ -180,7 +180,7 @@ def test_a_cache_that_became_a_file(tmp_path: Path) -> None:
 
 
 def test_two_sources_with_the_same_template_do_not_collide(place: Place, keys: KeyMaker) -> None:
-    """Same name, architecture, revision and file, other bytes: virt-builder's cache mixes them up (SE-13)."""
+    """Same name, architecture, revision and file, other bytes: virt-builder's cache mixes them up."""
     (place.base / "other").mkdir()
     sites = {"site": place.base / "site", "other": place.base / "other"}
     second = make_site(sites["other"], keys, mark=b"other")

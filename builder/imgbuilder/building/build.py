@@ -11,11 +11,11 @@ from pathlib import Path
 from imgbuilder.appliance import Attachment
 from imgbuilder.appliance.hostside import fit
 from imgbuilder.appliance.hostside.gate import Place
-from imgbuilder.building.output import OutputWriter, open_output, scratch_folder
+from imgbuilder.building.output import OutputWriter, open_output, place_for_temporary_files
 from imgbuilder.building.plan import BuildPlan
 from imgbuilder.building.preflight import Prepared, prepare, refuse_appliance
 from imgbuilder.building.request import BuildRequest, HostsideMode
-from imgbuilder.cache.links import Link
+from imgbuilder.cache.links import LinkedImage
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, read_facts
@@ -67,7 +67,7 @@ def build(request: BuildRequest, services: Services, on_event: Reporter) -> Buil
     on_event = customization.mask(request.operations, host_proxies(os.environ)).reporter(on_event)
     prepared = prepare(request, services, on_event)
     image = prepared.plan.image
-    scratch = scratch_folder(image)
+    scratch = place_for_temporary_files(image)
     handler = FailureHandler(prepared.selection.entry.os_version, request.on_error, services.guest_shell)
     with (
         services.open_cache(scratch, on_event) as cache,
@@ -210,7 +210,7 @@ def _linked(cache: TemplateCache, disk: Path, image: Path) -> Iterator[None]:
         yield
     except BaseException:
         if not path.exists():  # else an older image, which may lie over the same disk, or the unfinished one
-            cache.remove_link(Link(path, disk))
+            cache.remove_link(LinkedImage(path, disk))
         raise
 
 

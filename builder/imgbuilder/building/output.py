@@ -96,7 +96,7 @@ class OutputWriter:
         diskimage.write_image(self.path, self.format, self._output, image.format, compressed=image.compressed)
 
 
-def scratch_folder(image: OutputImage) -> Path:
+def place_for_temporary_files(image: OutputImage) -> Path:
     """Return the folder for temporary files of a build: that of the image, or for a device that of TMPDIR."""
     return image.target.path.parent if image.target.device is None else paths.temporary_dir()
 
@@ -124,7 +124,7 @@ def open_output(
     if image.target.device is not None:
         with (
             target.claim(image.target.path) as device,
-            private_folder(scratch_folder(image)) as folder,
+            private_folder(place_for_temporary_files(image)) as folder,
         ):
             writer = OutputWriter(image, image.target.path, folder, on_event)
             yield writer
@@ -150,7 +150,7 @@ def open_output(
 
 def _work_folder(image: OutputImage) -> contextlib.AbstractContextManager[Path]:
     """Make a private folder for an image that may be edited in a file other than the output."""
-    folder = scratch_folder(image)
+    folder = place_for_temporary_files(image)
     is_raw_file = image.edited_directly is DiskFormat.RAW
     return contextlib.nullcontext(folder) if is_raw_file else private_folder(folder)
 

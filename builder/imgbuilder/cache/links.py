@@ -24,7 +24,7 @@ _LARGEST = 4 << 20
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkedImage:
     """An image that lies over a disk of the cache, as recorded.
 
     Attributes:
@@ -41,13 +41,13 @@ class Link:
         return not self.image.exists()
 
 
-def links_of(disk: Path) -> list[Link]:
+def links_of(disk: Path) -> list[LinkedImage]:
     """Return the links to a disk that count.
 
     Raises:
         WorkspaceError: The record cannot be read, so that the disk must stay.
     """
-    links = [Link(image, disk) for image in _recorded(disk)]
+    links = [LinkedImage(image, disk) for image in _recorded(disk)]
     return [link for link in links if link.is_missing or _lies_over(link.image, disk)]
 
 
@@ -64,7 +64,7 @@ def remove_link(folder: CacheFolder, disk: Path, image: Path) -> None:
         _record(disk, [link.image for link in links_of(disk) if link.image != image])
 
 
-def all_links(folder: CacheFolder) -> list[Link]:
+def all_links(folder: CacheFolder) -> list[LinkedImage]:
     """Return the links to all disks of a cache."""
     records = sorted(folder.disks.glob(f"*{SUFFIX}.json"))
     disks = [path.with_name(path.name.removesuffix(f"{SUFFIX}.json")) for path in records]

@@ -28,7 +28,7 @@ from imgbuilder.appliance.instant.store import StateStore, state_folder
 from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder, remove_file
 from imgbuilder.cache.limit import Verified, default_limit, free_space, kept_files, shrink, verify
-from imgbuilder.cache.links import Link, add_link, all_links, remove_link
+from imgbuilder.cache.links import LinkedImage, add_link, all_links, remove_link
 from imgbuilder.cache.templates import Templates, digest_of, usable, variants_of
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
@@ -97,7 +97,7 @@ class TemplateCache:
                 hint=f"make it independent first: pybuilder unlink {shlex.quote(str(links[0].image))}",
             )
 
-    def links(self) -> list[Link]:
+    def links(self) -> list[LinkedImage]:
         """Return the images that lie over disks of the cache.
 
         Raises:
@@ -115,7 +115,7 @@ class TemplateCache:
         """Keep an unpacked disk as long as an image lies over it, which may be made now."""
         add_link(self._folder, disk, image)
 
-    def remove_link(self, link: Link) -> None:
+    def remove_link(self, link: LinkedImage) -> None:
         """Keep a disk no longer for an image."""
         remove_link(self._folder, link.disk, link.image)
 

@@ -88,11 +88,11 @@ class Shape(NamedTuple):
     lines: tuple[str, ...]
 
 
-class UnfitError(Exception):
+class UnusableStateError(Exception):
     """The machine has to be booted; the message is the reason."""
 
 
-class UnknownError(UnfitError):
+class UnknownError(UnusableStateError):
     """A newer libguestfs starts its hypervisor in a way that was not tested."""
 
 
@@ -100,7 +100,7 @@ def read_shape(arguments: list[str]) -> Shape:
     """Parse the hypervisor's arguments.
 
     Raises:
-        UnfitError: Their shape is not the one that is known to resume well.
+        UnusableStateError: Their shape is not the one that is known to resume well.
     """
     single: dict[str, str] = {}
     roots: list[str] = []
@@ -126,14 +126,14 @@ def read_shape(arguments: list[str]) -> Shape:
             value = "" if root is None else "root"
         elif word in ("-kernel", "-initrd", "-chardev"):
             if word in single:
-                raise UnfitError(f"the hypervisor's option {word} is given twice")
+                raise UnusableStateError(f"the hypervisor's option {word} is given twice")
             single[word] = value
             value = ""
         lines.append(f"{word} {value}")
     if len(roots) != 1 or len(single) != 3:
-        raise UnfitError("the hypervisor's command line is incomplete")
+        raise UnusableStateError("the hypervisor's command line is incomplete")
     if not 1 <= disks <= MOST_DISKS:
-        raise UnfitError(f"there are {disks} disks, not 1 to {MOST_DISKS}")
+        raise UnusableStateError(f"there are {disks} disks, not 1 to {MOST_DISKS}")
     path = single["-chardev"].split(",")[1].partition("=")[2]
     return Shape(single["-kernel"], single["-initrd"], roots[0], path, disks, tuple(lines))
 
@@ -205,7 +205,7 @@ def open_state(folder: str) -> tuple[int, dict[str, Any]]:
     """Open the memory of a state that was not changed since it was made; return its descriptor and record.
 
     Raises:
-        UnfitError: A file is changed, or other users may have access to it.
+        UnusableStateError: A file is changed, or other users may have access to it.
         OSError: A file cannot be read.
         ValueError: Its record is damaged.
     """
@@ -216,7 +216,7 @@ def open_state(folder: str) -> tuple[int, dict[str, Any]]:
         _check_own(os.fstat(file.fileno()), RECORD)
         record = json.loads(file.read(1 << 20))
     if not isinstance(record, dict):
-        raise UnfitError("its record is damaged")
+        raise UnusableStateError("its record is damaged")
     memory = -1
     try:
         for name in (OVERLAY, DRAWS, MEMORY):
@@ -227,7 +227,7 @@ def open_state(folder: str) -> tuple[int, dict[str, Any]]:
                 os.close(previous)
             _check_own(facts, name)
             if record.get(name) != _identity(facts, "")[1:]:
-                raise UnfitError(f"its file {name} was changed")
+                raise UnusableStateError(f"its file {name} was changed")
     except BaseException:
         if memory >= 0:
             os.close(memory)
@@ -243,19 +243,21 @@ def check_private(folder: str) -> None:
     """
     facts = os.lstat(folder)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
-        raise UnfitError(f"{folder} is not a private folder of this user")
+        raise UnusableStateError(f"{folder} is not a private folder of this user")
     for path in (os.path.abspath(folder), os.path.realpath(folder)):
         while path != os.path.dirname(path):
             path = os.path.dirname(path)
             facts = os.lstat(path)
             for_all = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_IWOTH
             if facts.st_uid not in (0, os.geteuid()) or (for_all and not facts.st_mode & stat.S_ISVTX):
-                raise UnfitError(f"other users can replace {folder}, because they may write to {path}")
+                raise UnusableStateError(
+                    f"other users can replace {folder}, because they may write to {path}"
+                )
 
 
 def _check_own(facts: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
-        raise UnfitError(f"its file {name} is not a private file of this user")
+        raise UnusableStateError(f"its file {name} is not a private file of this user")
 
 
 def resumed_arguments(arguments: list[str], overlay: str, memory: int, channel: int) -> list[str]:
@@ -320,10 +322,10 @@ class Program:
         """Become the hypervisor, or exit."""
         try:
             if os.uname().machine not in _MACHINES:
-                raise UnfitError(f"not on {os.uname().machine}")
+                raise UnusableStateError(f"not on {os.uname().machine}")
             shape = read_shape(self._arguments)
             key = state_key(shape, self._job["hypervisor"], self._job["recipe"])
-        except (UnfitError, OSError) as error:
+        except (UnusableStateError, OSError) as error:
             if self._job["mode"] == "make":
                 self._end({"failed": str(error)})
             self._boot(str(error), unknown=isinstance(error, UnknownError))
@@ -344,7 +346,7 @@ class Program:
                 self._end({**facts, "missing": True})
             self._boot(f"it could not be saved the last time: {why}")
             return
-        except (UnfitError, OSError, ValueError) as error:
+        except (UnusableStateError, OSError, ValueError) as error:
             self._end({**facts, "failed": str(error)})
             return
         self._report({**facts, "resumed": True})  # before libguestfs can go on

@@ -85,7 +85,7 @@ class Instant:
         """
         try:
             self.store.open()
-        except (OSError, program.UnfitError) as error:
+        except (OSError, program.UnusableStateError) as error:
             debug(self.on_event, f"the appliance is booted: {error}")
             return None
         for made in (False, True):
@@ -108,7 +108,7 @@ class Instant:
             key = str(answer["key"])
             self._greet(connection, key, disks)
             _check_root(answer)
-        except (PybuilderError, program.UnfitError, OSError, ValueError, KeyError) as error:
+        except (PybuilderError, program.UnusableStateError, OSError, ValueError, KeyError) as error:
             _close(connection)
             answer = job.answer()
             if answer.get("missing"):

@@ -27,7 +27,7 @@ from imgbuilder.appliance.instant.program import (
     GIVEN_UP,
     RECORD,
     RETRY_AFTER,
-    UnfitError,
+    UnusableStateError,
     check_private,
     read_mark,
 )
@@ -72,13 +72,13 @@ class StateStore:
 
         Raises:
             OSError: It cannot be made.
-            UnfitError: Other users have access to it, or it holds other files.
+            UnusableStateError: Other users have access to it, or it holds other files.
         """
         make_folder(self.root)
         check_private(str(self.root))
         with self._lock(os.O_CREAT) as lock:
             if not self._is_ours(lock):
-                raise UnfitError(f"{self.root} holds files that are not saved appliances")
+                raise UnusableStateError(f"{self.root} holds files that are not saved appliances")
             mark_folder(lock)
 
     def states(self) -> list[KeptState]:

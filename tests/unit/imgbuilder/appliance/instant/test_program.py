@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.appliance.instant import program
-from imgbuilder.appliance.instant.program import DRAWS, MEMORY, OVERLAY, RECORD, UnfitError
+from imgbuilder.appliance.instant.program import DRAWS, MEMORY, OVERLAY, RECORD, UnusableStateError
 from tests.fakes.instant_stub import command_line
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_shape_of_later_libguestfs_is_recognised(machine: list[str]) -> None:
     ],
 )
 def test_other_shapes_are_booted(machine: list[str], change: Callable[[list[str]], list[str]]) -> None:
-    with pytest.raises(UnfitError):
+    with pytest.raises(UnusableStateError):
         program.read_shape(change(machine))
 
 
@@ -92,13 +92,13 @@ def test_number_of_disks(tmp_path: Path, count: int, fits: bool) -> None:
     if fits:
         assert program.read_shape(args).disks == count
     else:
-        with pytest.raises(UnfitError, match="disks"):
+        with pytest.raises(UnusableStateError, match="disks"):
             program.read_shape(args)
 
 
 @given(st.lists(st.text(max_size=40), max_size=30))
 def test_any_command_line_is_known_or_unfit(args: list[str]) -> None:
-    with pytest.raises(UnfitError):
+    with pytest.raises(UnusableStateError):
         program.read_shape(args)
 
 
@@ -110,7 +110,7 @@ def test_a_shape_with_one_word_more_or_less_is_never_misread(data: st.DataObject
     changed = [*args[:at], extra, *args[at:]] if data.draw(st.booleans()) else args[:at] + args[at + 1 :]
     try:
         shape = program.read_shape(changed)
-    except UnfitError:
+    except UnusableStateError:
         return
     assert shape.kernel == "/a/kernel"
     assert shape.lines != program.read_shape(args).lines or changed == args or shape.root == "/a/root"
@@ -219,7 +219,7 @@ def test_touched_state_does_not_open(tmp_path: Path, name: str, spoil: Callable[
     folder = make_state(tmp_path / "s")
     before = len(list(Path("/proc/self/fd").iterdir()))
     spoil(folder / name)
-    with pytest.raises((UnfitError, OSError)):
+    with pytest.raises((UnusableStateError, OSError)):
         program.open_state(str(folder))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -228,14 +228,14 @@ def test_touched_state_does_not_open(tmp_path: Path, name: str, spoil: Callable[
 def test_damaged_record_does_not_open(tmp_path: Path, text: str) -> None:
     folder = make_state(tmp_path / "s")
     (folder / RECORD).write_text(text)
-    with pytest.raises((UnfitError, ValueError)):
+    with pytest.raises((UnusableStateError, ValueError)):
         program.open_state(str(folder))
 
 
 def test_folder_that_others_may_enter_does_not_open(tmp_path: Path) -> None:
     folder = make_state(tmp_path / "s")
     folder.chmod(0o755)
-    with pytest.raises(UnfitError, match="private"):
+    with pytest.raises(UnusableStateError, match="private"):
         program.open_state(str(folder))
 
 
@@ -244,7 +244,7 @@ def test_folder_that_others_may_enter_does_not_open(tmp_path: Path) -> None:
 def test_state_of_another_user_does_not_open(tmp_path: Path, name: str) -> None:
     folder = make_state(tmp_path / "s")
     os.chown(folder / name, 12345, -1)
-    with pytest.raises(UnfitError, match="private"):
+    with pytest.raises(UnusableStateError, match="private"):
         program.open_state(str(folder))
 
 

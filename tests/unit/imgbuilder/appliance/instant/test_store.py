@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, UnfitError
+from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, UnusableStateError
 from imgbuilder.appliance.instant.store import MOST_STATES, StateStore
 
 
@@ -45,7 +45,7 @@ def test_folder_is_private(store: StateStore) -> None:
 
 def test_folder_that_is_not_private_is_refused(store: StateStore) -> None:
     store.root.chmod(0o770)
-    with pytest.raises(UnfitError, match="private"):
+    with pytest.raises(UnusableStateError, match="private"):
         store.open()
 
 
@@ -54,7 +54,7 @@ def test_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     real.mkdir(mode=0o700)
     (tmp_path / "instant").symlink_to(real)
     store = StateStore(tmp_path / "instant")
-    with pytest.raises(UnfitError, match="private"):
+    with pytest.raises(UnusableStateError, match="private"):
         store.open()
     (real / name(1)).mkdir()
     store.delete()
@@ -64,7 +64,7 @@ def test_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_folder_of_another_user_is_refused(store: StateStore) -> None:
     os.chown(store.root, 12345, -1)
-    with pytest.raises(UnfitError, match="private"):
+    with pytest.raises(UnusableStateError, match="private"):
         store.open()
     assert store.states() == []
 
@@ -80,7 +80,7 @@ def test_folder_that_others_can_replace_is_refused(
     folder = tmp_path / above
     os.chown(folder, owner, -1)
     folder.chmod(mode)
-    with pytest.raises(UnfitError, match=f"other users can replace {store.root}"):
+    with pytest.raises(UnusableStateError, match=f"other users can replace {store.root}"):
         store.open()
     os.chown(folder, 0, -1)
     folder.chmod(0o1777)
@@ -91,7 +91,7 @@ def test_folder_that_others_can_replace_is_refused(
 def test_folder_behind_the_link_of_another_user_is_refused(store: StateStore, tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(store.root.parent)
     os.lchown(tmp_path / "way", 12345, -1)
-    with pytest.raises(UnfitError, match="replace"):
+    with pytest.raises(UnusableStateError, match="replace"):
         StateStore(tmp_path / "way" / store.root.name).open()
 
 
@@ -212,7 +212,7 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     (store.root / "lock").write_text("mine")
     (store.root / name(1)).mkdir()
     (store.root / name(1) / "record.json").write_text("{}")
-    with pytest.raises(UnfitError, match="not saved appliances"):
+    with pytest.raises(UnusableStateError, match="not saved appliances"):
         store.open()
     assert store.states() == []
     store.delete()
