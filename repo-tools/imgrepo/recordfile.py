@@ -18,7 +18,7 @@ from pydantic import AfterValidator, FailFast, TypeAdapter, ValidationError
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.host.text import printable
-from imgbuilder.host.workspace import explain, new_file
+from imgbuilder.host.workspace import explaining, new_file
 from imgindex.files import open_file
 
 _VERSION = 1
@@ -123,10 +123,8 @@ class RecordFile(Generic[_Record]):
 def writing_file(path: Path, data: bytes) -> Iterator[Path]:
     """Write a file under the temporary name that is yielded; it gets its own when the block ends."""
     with new_file(path) as temporary:
-        try:
+        with explaining(path):
             temporary.write_bytes(data)
-        except OSError as error:
-            raise explain(error, path) from error
         yield temporary
 
 

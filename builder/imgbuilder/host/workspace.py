@@ -44,6 +44,15 @@ def explain(error: OSError, path: Path) -> WorkspaceError:
     return WorkspaceError(f"{path}: {error.strerror}", hint=hints.get(error.errno or 0))
 
 
+@contextlib.contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Turn a system error in the block into the error of the workspace about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, path) from error
+
+
 def follow(path: Path) -> Path:
     """Return an absolute path without links, as ``Path.resolve`` does, but refuse links of other users."""
     done, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0

@@ -15,7 +15,7 @@ from imgbuilder.errors import RepositoryError, WorkspaceError
 from imgbuilder.events import Reporter, Step, info
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.privatefolder import scratch_folder
-from imgbuilder.host.workspace import explain, new_file
+from imgbuilder.host.workspace import explaining, new_file
 from imgbuilder.machine.model import Firmware
 from imgrepo.bootcheck.boot import Outcome, ShowLine, Trial, boot
 from imgrepo.bootcheck.console import BootMarker, BootState
@@ -204,15 +204,13 @@ def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) ->
     with uninterrupted(), contextlib.ExitStack() as stack:
         stack.enter_context(BOOT_FILE.writing(folder, record))
         new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
-        try:
+        with explaining(folder / BOOT_FILE.name):
             new[LOG].write_text(outcome.log, encoding="utf-8")
             for name in names:
                 shutil.copyfile(scratch / name, new[name])
             (folder / BOOT_FILE.name).unlink(missing_ok=True)
             for name in {SCREEN, THUMBNAIL} - {*names}:
                 (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise explain(error, folder / BOOT_FILE.name) from error
 
 
 def _screenshot(target: BootTarget, screen: Path, on_event: Reporter, *, keep: bool) -> None:
@@ -224,8 +222,5 @@ def _screenshot(target: BootTarget, screen: Path, on_event: Reporter, *, keep: b
     if not keep:
         info(on_event, f"{entry.name} has no screenshot.png; with --keep-screenshot it gets this picture")
         return
-    with new_file(entry.screenshot) as temporary:
-        try:
-            shutil.copyfile(screen, temporary)
-        except OSError as error:
-            raise explain(error, entry.screenshot) from error
+    with new_file(entry.screenshot) as temporary, explaining(entry.screenshot):
+        shutil.copyfile(screen, temporary)

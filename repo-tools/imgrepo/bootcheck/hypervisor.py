@@ -27,7 +27,7 @@ from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.paths import temporary_dir
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.process import Popen
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explaining
 from imgbuilder.machine.model import Firmware, Machine, board
 
 _SCREEN_MEMORY = 64 << 20
@@ -223,10 +223,8 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
         firmware = None
         if found is not None:
             firmware = (found[0], folder / "variables.fd")
-            try:
+            with explaining(firmware[1]):
                 shutil.copyfile(found[1], firmware[1])
-            except OSError as error:
-                raise explain(error, firmware[1]) from error
         commands = folder / "monitor"
         command = headless_command(machine, Headless(accelerator, commands, ports, firmware))
         command[0] = process.require_program(command[0])
@@ -253,10 +251,8 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
 def _write_limit() -> int:
     """Return how much the guest may write: never more than half of the free space."""
     folder = temporary_dir()
-    try:
+    with explaining(folder):
         free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise explain(error, folder) from error
     return max(_LEAST_WRITTEN, min(_MOST_WRITTEN, free // 2))
 
 

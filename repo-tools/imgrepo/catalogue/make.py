@@ -19,7 +19,7 @@ from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.privatefolder import private_folder
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explaining
 from imgindex.files import open_file, sync_folder
 from imgrepo.catalogue.gather import gather
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named, memory_text
@@ -63,29 +63,26 @@ def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copie
     """Replace a site if the new one differs, and return whether it does; files that are not ours stay."""
     check_place(output)
     target = output.absolute()
-    try:
-        with private_folder(target.parent) as scratch:
-            new = scratch / "site"
-            new.mkdir()
-            changed = not target.is_dir()
-            for path, content in made.items():
-                changed |= _write(new / path, target / path, content)
-            for path, item in copied.items():
-                changed |= _copy(new / path, target / path, item)
-            others = _others(target) - {*made, *copied}
-            if not changed and _files(target) == {*made, *copied, *others}:
-                return False
-            for path in others:
-                (new / path).parent.mkdir(parents=True, exist_ok=True)
-                _take(target / path, new / path)
-            _open_to_readers(new)
-            if target.exists():
-                _exchange(new, target, scratch / "old")
-            else:
-                new.rename(target)
-            sync_folder(target.parent)
-    except OSError as error:
-        raise explain(error, output) from error
+    with explaining(output), private_folder(target.parent) as scratch:
+        new = scratch / "site"
+        new.mkdir()
+        changed = not target.is_dir()
+        for path, content in made.items():
+            changed |= _write(new / path, target / path, content)
+        for path, item in copied.items():
+            changed |= _copy(new / path, target / path, item)
+        others = _others(target) - {*made, *copied}
+        if not changed and _files(target) == {*made, *copied, *others}:
+            return False
+        for path in others:
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            _take(target / path, new / path)
+        _open_to_readers(new)
+        if target.exists():
+            _exchange(new, target, scratch / "old")
+        else:
+            new.rename(target)
+        sync_folder(target.parent)
     return True
 
 

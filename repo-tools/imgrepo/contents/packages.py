@@ -19,7 +19,7 @@ from imgbuilder.errors import GuestError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.guests.ports import Appliance, Guest
 from imgbuilder.guests.roots import read_os_release
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explaining
 from imgrepo.contents import databases
 from imgrepo.contents.mounting import mount_by_inspection, mount_root
 from imgrepo.images.facts import display_name
@@ -198,10 +198,8 @@ def document_time(now: datetime) -> datetime:
 
 def make_folder(path: Path) -> None:
     """Make a folder for results, with its parents."""
-    try:
+    with explaining(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise explain(error, path) from error
 
 
 def make_sbom(

@@ -20,7 +20,7 @@ from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.host import imagelocks, process
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.sparse import copy_and_hash, disk_usage
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explain, explaining
 from imgrepo.images.scan import SourceImage, check_unchanged
 
 PRESETS = tuple(f"{level}{extreme}" for level in range(10) for extreme in ("", "e"))
@@ -80,11 +80,8 @@ def hash_image(image: SourceImage, on_event: Reporter) -> str:
     if image in _DIGESTS:
         check_unchanged(image)
         return _DIGESTS[image]
-    try:
-        with imagelocks.held(image.path):
-            digest = hash_file(image.path, on_event=on_event, label=f"reading {image.name}")
-    except OSError as error:
-        raise explain(error, image.path) from error
+    with explaining(image.path), imagelocks.held(image.path):
+        digest = hash_file(image.path, on_event=on_event, label=f"reading {image.name}")
     check_unchanged(image)
     return _DIGESTS.setdefault(image, digest)
 

@@ -22,7 +22,7 @@ from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
 from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import Fingerprint, hash_file
 from imgbuilder.host.locks import exclusive
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explaining
 from imgindex.files import open_file, sync_folder
 from imgrepo.images.scan import FORMATS, SourceImage, is_stem, measure
 from imgrepo.intake.proof import Digests, ImageProof, TrustOptions, name_in, prove, template_name
@@ -92,13 +92,11 @@ def import_image(request: ImportRequest, services: Services, on_event: Reporter)
     """Import an image, which replaces an earlier import of the same name."""
     proof = prove(request.address, request.file, request.trust, services, on_event)
     parts = request.folder / _PARTS
-    try:
+    with explaining(parts):
         parts.mkdir(mode=0o700, exist_ok=True)
         with exclusive(parts / "lock", "is importing into the same folder", on_event):
             _sweep(parts, services.clock() - _KEPT)
             return _fetch(request, proof, parts, services.fetcher, on_event)
-    except OSError as error:
-        raise explain(error, parts) from error
 
 
 def _fetch(
@@ -127,11 +125,9 @@ def _fetch(
                 hint=f"move it away, or give another name: --name {request.stem}-2",
             )
         imagelocks.refuse_if_in_use(final, changing=True)
-        try:
+        with explaining(final):
             part.path.replace(final)
             sync_folder(request.folder)
-        except OSError as error:
-            raise explain(error, final) from error
     _describe(request, final, on_event)
     return Imported(final, size, proof, new=True)
 

@@ -20,7 +20,7 @@ from imgbuilder.events import Reporter
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.text import is_one_line
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explain, explaining
 from imgindex.files import open_file
 from imgindex.gpg import trusted_keys_from_file
 from imgindex.trust import TrustedKeys, VerifiedText, Verifier
@@ -87,10 +87,8 @@ def _check(data: bytes, manifest: Manifest, public_key: bytes, services: Service
     where = "the new approval"
     with private_folder() as scratch:
         file = scratch / "key"
-        try:
+        with explaining(file):
             file.write_bytes(public_key)
-        except OSError as error:
-            raise explain(error, file) from error
         pin = trusted_keys_from_file(file, where="the signing key")
     try:
         signed = services.verifier.verify(data, pin, where=where, limit=LARGEST)
@@ -175,14 +173,12 @@ def _files(
 
 
 def _hash(path: Path, largest: int) -> str:
-    try:
+    with explaining(path):
         if path.is_symlink() or not path.is_file():
             raise RepositoryError(f"{path} is not a regular file", hint="replace it with a regular file")
         if path.stat().st_size > largest:
             raise RepositoryError(f"{path} has more than {largest} bytes", hint="make it smaller")
         return hash_file(path, flags=os.O_NOFOLLOW)
-    except OSError as error:
-        raise explain(error, path) from error
 
 
 # The manifest has the lines of sha512sum(1), so that users can check an entry by hand.

@@ -15,7 +15,7 @@ from imgbuilder.events import Reporter
 from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import Fingerprint
 from imgbuilder.host.sparse import copy_sparse
-from imgbuilder.host.workspace import explain, new_file
+from imgbuilder.host.workspace import explain, explaining, new_file
 from imgbuilder.machine.model import BOARDS
 from imgrepo.images.scan import FORMATS, SourceImage, check_unchanged, is_stem, measure
 from imgrepo.library.description import licence_problem, parse_description
@@ -175,11 +175,9 @@ def _image_at(path: Path) -> SourceImage:
         raise UsageError(
             f"there is no image {path}" if not path.exists() else f"{path} is not a regular file"
         )
-    try:
+    with explaining(path):
         image = SourceImage(path.resolve(), path.stem, FORMATS[path.suffix], Fingerprint.of(path.stat()))
         measure(image)
-    except OSError as error:
-        raise explain(error, path) from error
     return image
 
 

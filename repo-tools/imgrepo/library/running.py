@@ -7,7 +7,7 @@ from pathlib import Path
 
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.events import Reporter
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explaining
 from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.model import Machine, firmware_of
 from imgbuilder.machine.runscript import run_script
@@ -32,11 +32,9 @@ def write_run_script(folder: EntryFolder, on_event: Reporter) -> Path:
     """
     text = run_script(script_machine(folder, on_event))
     write_text(folder.run_script, text)
-    try:
+    with explaining(folder.run_script):
         mode = folder.run_script.stat().st_mode
         folder.run_script.chmod(mode | (mode & 0o444) >> 2)
-    except OSError as error:
-        raise explain(error, folder.run_script) from error
     return folder.run_script
 
 

@@ -26,7 +26,7 @@ from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.privatefolder import private_folder, scratch_folder
 from imgbuilder.host.process import Popen
 from imgbuilder.host.text import printable
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explaining
 from imgbuilder.machine.model import Machine, board
 from imgrepo.bootcheck.hypervisor import find_firmware
 from imgrepo.images.compress import compress, copy_image, space_needed, xz_arguments, zstd_arguments
@@ -246,10 +246,8 @@ class _SlowFacts:
     def _write(self, record: CheckRecord) -> None:
         folder = self._facts.folder.check
         try:
-            try:
+            with explaining(folder):
                 folder.mkdir(exist_ok=True)
-            except OSError as error:
-                raise explain(error, folder) from error
             CHECK_FILE.write(folder, record)
         except WorkspaceError as error:
             warn(self._report, f"the results are not kept: {error.message}")
@@ -288,13 +286,11 @@ def try_script(script: str, machine: Machine, image: SourceImage, on_event: Repo
     on_event(Step(f"Starting {image.stem} by its script"))
     with private_folder() as folder:
         place = folder / _ELSEWHERE
-        try:
+        with explaining(place):
             place.mkdir()
             (place / "run").write_text(script, encoding="utf-8")
             (place / "run").chmod(0o500)
             (place / image.name).symlink_to(image.path.absolute())
-        except OSError as error:
-            raise explain(error, place) from error
         problem = _read_by_shell(place / "run") or _start(folder, image)
     try:
         check_unchanged(image)

@@ -12,7 +12,7 @@ from imgbuilder.errors import DigestMismatchError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.transfer import Download, Fetcher, download_verified
 from imgbuilder.fetch.urls import Address
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explaining
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def verified_download(
     """
     where = str(Address(url))
     on_event(Step(f"Fetching {where}"))
-    try:
+    with explaining(parts / key):
         parts.mkdir(mode=0o700, exist_ok=True)
         with partial_file(parts / key, where) as part:
 
@@ -62,5 +62,3 @@ def verified_download(
                 yield part
             finally:
                 part.discard()
-    except OSError as error:
-        raise explain(error, parts / key) from error

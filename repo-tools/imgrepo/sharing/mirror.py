@@ -22,7 +22,7 @@ from imgbuilder.fetch.transfer import INDEX_LIMIT, Download, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
 from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import hash_file
-from imgbuilder.host.workspace import check_space, explain
+from imgbuilder.host.workspace import check_space, explaining
 from imgindex.accept import AcceptPolicy, accept, show
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.files import open_file, sync_folder
@@ -171,12 +171,10 @@ def _download(request: MirrorRequest, file: NamedFile, fetcher: Fetcher, on_even
         blame="is not the file that the index names: if that persists, tell the publisher",
     ) as part:
         imagelocks.refuse_if_in_use(place, changing=True)
-        try:
+        with explaining(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             part.path.replace(place)
             sync_folder(place.parent)
-        except OSError as error:
-            raise explain(error, place) from error
     return True
 
 

@@ -18,7 +18,7 @@ from imgbuilder.fetch.urls import without_slash
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.privatefolder import private_folder
-from imgbuilder.host.workspace import check_space, explain
+from imgbuilder.host.workspace import check_space, explain, explaining
 from imgrepo.contents.licences import required_sources, select_sources
 from imgrepo.contents.packages import ImageTarget, contents_of, make_folder
 from imgrepo.library.records import SOURCES_FILE, ContentsRecord, SourceGap, SourcesRecord
@@ -87,14 +87,12 @@ def collect(
         return replace(planned, to_fetch=sum(file.size for file in _missing(packages, work / "files")))
     make_folder(target.sources)
     work = target.sources / _WORK
-    try:
+    with explaining(work):
         work.mkdir(mode=0o700, exist_ok=True)
         with exclusive(work / "lock", "collects the same sources", on_event):
             left_out = tuple(sorted(set(every) - set(wanted)))
             made = _make(planned, contents, work, left_out, request.places.snapshots, services, on_event)
         shutil.rmtree(work)
-    except OSError as error:
-        raise explain(error, work) from error
     return made
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.host.interrupts import uninterrupted
-from imgbuilder.host.workspace import explain
+from imgbuilder.host.workspace import explain, explaining
 from imgindex.files import sync_folder
 
 LOCK_NAME = ".pybuilder-repo.lock"
@@ -34,22 +34,18 @@ class Session:
     def commit(self, name: str) -> None:
         """Move a complete file to its place, durably and readable by the web server."""
         staged, final = self.folder / name, self._target / name
-        try:
+        with explaining(final):
             with staged.open("rb") as file:
                 os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
             staged.replace(final)
             sync_folder(self._target)
-        except OSError as error:
-            raise explain(error, final) from error
 
     def write(self, name: str, content: bytes) -> None:
         """Put a small file in its place; see ``commit``."""
         path = self.folder / name
-        try:
+        with explaining(path):
             path.write_bytes(content)
-        except OSError as error:
-            raise explain(error, path) from error
         self.commit(name)
 
 
@@ -60,11 +56,9 @@ def open_session(target: Path, *, create: bool = False) -> Iterator[Session]:
     With ``create``, a missing folder is made, and is removed again if nothing was put into it.
     """
     with _made(target) if create else contextlib.nullcontext(), _locked(target):
-        try:
+        with explaining(target):
             _remove_dead(target)
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target))
-        except OSError as error:
-            raise explain(error, target) from error
         try:
             yield Session(target, folder)
         finally:
@@ -99,10 +93,8 @@ def _made(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(target: Path) -> Iterator[None]:
     path = target / LOCK_NAME
-    try:
+    with explaining(path):
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise explain(error, path) from error
     try:
         if not _lock(lock, path):
             raise WorkspaceError(
