@@ -14,24 +14,11 @@ from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import BOARDS, Firmware
 from imgrepo.bootcheck.check import BootCheckResult, BootTarget, Overrides, check, find_target
-from imgrepo.cli.options import (
-    PATH,
-    NumberType,
-    Publisher,
-    each,
-    enum_option,
-    examples,
-    json_option,
-    library_option,
-    option_group,
-    pass_publisher,
-    quiet_option,
-    show,
-    verbose_option,
-)
+from imgrepo.cli import options
+from imgrepo.cli.options import PATH, NumberType, Publisher, each, examples, pass_publisher, show
 from imgrepo.library.records import Verdict
 
-_overrides_options = option_group(
+_overrides_options = options.option_group(
     "overrides",
     Overrides,
     click.option(
@@ -51,7 +38,7 @@ _overrides_options = option_group(
         help="This TCP port of the guest must answer as well; repeatable.",
     ),
     click.option("--memory", type=NumberType(16, 1 << 20), metavar="MIB", help="Memory of the guest."),
-    enum_option(
+    options.enum_option(
         Firmware,
         "--firmware",
         text="Firmware that boots the system [default: entry.toml's, or what the image needs].",
@@ -73,7 +60,7 @@ _overrides_options = option_group(
     epilog=examples("pybuilder-repo boot-check images/debian-12.img --port 22"),
 )
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@library_option
+@options.library_option
 @click.option("-o", "--output", type=PATH, metavar="DIR", help="Write to DIR/NAME/boot instead.")
 @_overrides_options
 @click.option(
@@ -81,9 +68,9 @@ _overrides_options = option_group(
     is_flag=True,
     help="Use the picture of the screen as screenshot.png of an entry that has none.",
 )
-@json_option
-@quiet_option()
-@verbose_option("Show other details.")
+@options.json_option
+@options.quiet_option()
+@options.verbose_option("Show other details.")
 @pass_publisher
 def boot_check_command(
     publisher: Publisher,

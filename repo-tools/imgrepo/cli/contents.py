@@ -12,18 +12,8 @@ from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
-from imgrepo.cli.options import (
-    PATH,
-    Publisher,
-    appliance_options,
-    each,
-    examples,
-    json_option,
-    option_group,
-    pass_publisher,
-    quiet_option,
-    verbose_option,
-)
+from imgrepo.cli import options
+from imgrepo.cli.options import PATH, Publisher, each, examples, pass_publisher
 from imgrepo.contents.diff import compare_lists, read_list
 from imgrepo.contents.packages import Format, ImageTarget, find_targets, make_sbom
 from imgrepo.library.records import ContentsRecord
@@ -76,10 +66,10 @@ def sbom_group() -> None:
     help="Formats to write besides contents.json.",
 )
 @click.option("--output", type=PATH, metavar="DIR", help="Put the lists into DIR/NAME/contents instead.")
-@json_option
-@appliance_options
-@quiet_option()
-@verbose_option()
+@options.json_option
+@options.appliance_options
+@options.quiet_option()
+@options.verbose_option()
 @pass_publisher
 def make_command(
     publisher: Publisher,
@@ -119,7 +109,7 @@ def make_command(
 )
 @click.argument("old", type=PATH)
 @click.argument("new", type=PATH)
-@json_option
+@options.json_option
 @pass_publisher
 def diff_command(publisher: Publisher, *, old: Path, new: Path) -> None:
     """Compare two lists."""
@@ -155,7 +145,7 @@ def _sbom_data(target: ImageTarget, contents: ContentsRecord) -> dict[str, Any]:
     }
 
 
-_places_options = option_group(
+_places_options = options.option_group(
     "places",
     SourceArchives,
     click.option("--mirror", default=DEBIAN_MIRROR, show_default=True, metavar="URL", help="The archive."),
@@ -227,10 +217,10 @@ _places_options = option_group(
 )
 @click.option("--output", type=PATH, metavar="DIR", help="Use DIR/NAME/sources instead.")
 @click.option("--dry-run", is_flag=True, help="Only show how many there are, and how many bytes.")
-@json_option
-@appliance_options
-@quiet_option()
-@verbose_option()
+@options.json_option
+@options.appliance_options
+@options.quiet_option()
+@options.verbose_option()
 @pass_publisher
 def sources_command(
     publisher: Publisher,

@@ -13,23 +13,8 @@ from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import info, warn
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
-from imgrepo.cli.options import (
-    PATH,
-    Publisher,
-    appliance_options,
-    each,
-    enum_option,
-    examples,
-    json_option,
-    library_option,
-    pass_publisher,
-    quiet_option,
-    require_option,
-    reviewer_options,
-    reviewers_option,
-    show,
-    verbose_option,
-)
+from imgrepo.cli import options
+from imgrepo.cli.options import PATH, Publisher, each, examples, pass_publisher, show
 from imgrepo.library.approval import approve
 from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import EntryFolder, chosen_entries, find_entry
@@ -64,7 +49,7 @@ def entry_group() -> None:
     help="Make the folder NAME with an entry.toml to fill in.",
 )
 @click.argument("name")
-@library_option
+@options.library_option
 @click.option(
     "--image",
     type=PATH,
@@ -99,8 +84,8 @@ def new_command(
     "the folder is, and discards what the guest writes.",
 )
 @click.argument("name")
-@library_option
-@enum_option(
+@options.library_option
+@options.enum_option(
     Form, "--form", text="Print a domain for libvirt in XML, or a command line of virt-install, instead."
 )
 @pass_publisher
@@ -125,8 +110,8 @@ def run_script_command(publisher: Publisher, *, name: str, library: Path, form: 
     ),
 )
 @click.argument("name")
-@library_option
-@reviewer_options
+@options.library_option
+@options.reviewer_options
 @click.option(
     "--note", default="", metavar="TEXT", help="What you looked at, in one line; it is signed as well."
 )
@@ -151,16 +136,16 @@ def sign_command(publisher: Publisher, *, name: str, library: Path, signing: Sig
     "The exit code is 1 when something is missing or wrong. What could not be found out here is unknown.",
 )
 @click.argument("names", nargs=-1, metavar="[NAME...]")
-@library_option
+@options.library_option
 @click.option(
     "--quick",
     is_flag=True,
     help="Do not look into images, pack them or start QEMU; use what is known about the same image.",
 )
-@json_option
-@appliance_options
-@quiet_option()
-@verbose_option()
+@options.json_option
+@options.appliance_options
+@options.quiet_option()
+@options.verbose_option()
 @pass_publisher
 def check_command(
     publisher: Publisher, *, names: tuple[str, ...], library: Path, quick: bool, appliance: ApplianceOptions
@@ -244,19 +229,19 @@ def _check_data(checked: CheckedEntry) -> dict[str, Any]:
     "withdrawn. They are worked out on each run. The exit code is 1 when an entry is broken.",
 )
 @click.argument("names", nargs=-1, metavar="[NAME...]")
-@library_option
+@options.library_option
 @click.option(
     "--webroot",
     type=PATH,
     metavar="DIR",
     help="The folder that publish writes; without it, no entry is known to be live or withdrawn.",
 )
-@require_option("What publish requires")
-@reviewers_option
+@options.require_option("What publish requires")
+@options.reviewers_option
 @click.option(
     "-l", "--long", is_flag=True, help="Also show what is missing and the next command for each entry."
 )
-@json_option
+@options.json_option
 @pass_publisher
 def list_command(
     publisher: Publisher,

@@ -12,19 +12,8 @@ from imgbuilder.events import info
 from imgbuilder.sizes import counted, human_size
 from imgindex.fields import Deprecation
 from imgindex.model import Index
-from imgrepo.cli.options import (
-    DayType,
-    NumberType,
-    Publisher,
-    days_option,
-    examples,
-    grace_option,
-    pass_publisher,
-    rotation_options,
-    show,
-    signing_options,
-    webroot_argument,
-)
+from imgrepo.cli import options
+from imgrepo.cli.options import DayType, NumberType, Publisher, examples, pass_publisher, show
 from imgrepo.services import Signing
 from imgrepo.webroot import edit, retired
 from imgrepo.webroot.entries import differences
@@ -47,9 +36,9 @@ def _edit(publisher: Publisher, webroot: Path, signing: Signing, change: Callabl
     help="Sign the index in WEBROOT again, so that its signature does not expire.",
     epilog=examples("pybuilder-repo refresh web --gpg-key you@example.org --within 10"),
 )
-@webroot_argument
-@signing_options
-@days_option("--within", "Only if the signature expires within so many days: for a daily timer.")
+@options.webroot_argument
+@options.signing_options
+@options.days_option("--within", "Only if the signature expires within so many days: for a daily timer.")
 @pass_publisher
 def refresh_command(publisher: Publisher, *, webroot: Path, signing: Signing, within: int | None) -> None:
     """Sign again."""
@@ -64,11 +53,11 @@ def refresh_command(publisher: Publisher, *, webroot: Path, signing: Signing, wi
     "Their files stay until they are pruned.",
     epilog=examples("pybuilder-repo withdraw web debian-11 --gpg-key you@example.org"),
 )
-@webroot_argument
+@options.webroot_argument
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_ARCH
 @click.option("--undo", is_flag=True, help="Let the next run of publish bring them back.")
-@signing_options
+@options.signing_options
 @pass_publisher
 def withdraw_command(
     publisher: Publisher,
@@ -92,7 +81,7 @@ def withdraw_command(
         "    --use debian-12 --gpg-key you@example.org"
     ),
 )
-@webroot_argument
+@options.webroot_argument
 @_NAME
 @_ARCH
 @click.option(
@@ -103,7 +92,7 @@ def withdraw_command(
 )
 @click.option("--use", "replaced_by", metavar="NAME", help="The template to use instead.")
 @click.option("--undo", is_flag=True, help="Remove the warning.")
-@signing_options
+@options.signing_options
 @pass_publisher
 def deprecate_command(
     publisher: Publisher,
@@ -127,12 +116,12 @@ def deprecate_command(
     help="Give the template NAME in WEBROOT more names; other templates lose them.",
     epilog=examples("pybuilder-repo alias web debian-12 stable --gpg-key you@example.org"),
 )
-@webroot_argument
+@options.webroot_argument
 @_NAME
 @click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...")
 @_ARCH
 @click.option("--remove", is_flag=True, help="Remove these names from it.")
-@signing_options
+@options.signing_options
 @pass_publisher
 def alias_command(
     publisher: Publisher,
@@ -154,11 +143,11 @@ def alias_command(
     short_help="Leave a template out of listings.",
     help="Leave the template NAME in WEBROOT out of listings; it can still be built.",
 )
-@webroot_argument
+@options.webroot_argument
 @_NAME
 @_ARCH
 @click.option("--show", is_flag=True, help="Show it again.")
-@signing_options
+@options.signing_options
 @pass_publisher
 def hide_command(
     publisher: Publisher, *, webroot: Path, name: str, arch: str | None, show: bool, signing: Signing
@@ -173,7 +162,7 @@ def hide_command(
     help="Delete files in WEBROOT that were published once and that the index no longer names.",
     epilog=examples("pybuilder-repo prune web --dry-run"),
 )
-@webroot_argument
+@options.webroot_argument
 @click.option(
     "--keep",
     type=NumberType(0, 1000),
@@ -182,7 +171,9 @@ def hide_command(
     metavar="N",
     help="Keep the newest N old files of each image, whatever their age.",
 )
-@grace_option("Keep files that the index named less than so many days ago: clients may still ask for them.")
+@options.grace_option(
+    "Keep files that the index named less than so many days ago: clients may still ask for them."
+)
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @pass_publisher
 def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int, dry_run: bool) -> None:
@@ -220,8 +211,8 @@ def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int,
         "pybuilder-repo rotate-key web --from OLD --to NEW --finish",
     ),
 )
-@webroot_argument
-@rotation_options
+@options.webroot_argument
+@options.rotation_options
 @pass_publisher
 def rotate_key_command(
     publisher: Publisher, *, webroot: Path, signing: Signing, new: str, finish: bool

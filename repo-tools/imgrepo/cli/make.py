@@ -12,17 +12,8 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import info
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size, parse_size
-from imgrepo.cli.options import (
-    PATH,
-    Publisher,
-    appliance_options,
-    enum_option,
-    examples,
-    option_group,
-    pass_publisher,
-    quiet_option,
-    verbose_option,
-)
+from imgrepo.cli import options
+from imgrepo.cli.options import PATH, Publisher, examples, pass_publisher
 from imgrepo.intake.import_image import ImportRequest, import_image
 from imgrepo.intake.proof import TrustOptions
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
@@ -84,26 +75,26 @@ def _epoch(text: str | None) -> int | None:
     return int(text)
 
 
-_layout_options = option_group(
+_layout_options = options.option_group(
     "layout",
     Layout,
-    enum_option(RootKind, "--root", default=RootKind.EXT4, text="Filesystem of the root."),
+    options.enum_option(RootKind, "--root", default=RootKind.EXT4, text="Filesystem of the root."),
     click.option(
         "--uefi/--no-uefi", default=True, help="Boot from UEFI as well as from BIOS [default: --uefi]."
     ),
     click.option("--lvm", is_flag=True, help="Put the root on a logical volume."),
 )
-_bootstrap_options = option_group(
+_bootstrap_options = options.option_group(
     "bootstrap",
     _bootstrap,
     click.argument("recipe"),
-    enum_option(
+    options.enum_option(
         Kernel,
         "--kernel",
         default=Kernel.CLOUD,
         text="The cloud kernel has virtio drivers only, the generic one also those of real hardware.",
     ),
-    enum_option(Arch, "--arch", default=Arch.AMD64, text="Architecture; i386 up to Debian 12."),
+    options.enum_option(Arch, "--arch", default=Arch.AMD64, text="Architecture; i386 up to Debian 12."),
     _layout_options,
     click.option(
         "--locale", default=PLAIN_LOCALE, show_default=True, metavar="LOCALE", help="The guest's locale."
@@ -137,7 +128,7 @@ _bootstrap_options = option_group(
         metavar="FILE",
         help="Public keys that may sign the archive [default: those of the package debian-archive-keyring].",
     ),
-    enum_option(
+    options.enum_option(
         Mode,
         "--mode",
         default=Mode.AUTO,
@@ -159,9 +150,9 @@ _bootstrap_options = option_group(
 @click.option("--size", default="2G", show_default=True, metavar="SIZE", help="Size of the disk.")
 @_bootstrap_options
 @click.argument("output", type=PATH)
-@appliance_options
-@quiet_option()
-@verbose_option("Show all messages of mmdebstrap and the appliance.")
+@options.appliance_options
+@options.quiet_option()
+@options.verbose_option("Show all messages of mmdebstrap and the appliance.")
 @pass_publisher
 def make_template_command(
     publisher: Publisher, *, bootstrap: BootstrapRequest, output: Path, size: str, appliance: ApplianceOptions
@@ -171,7 +162,7 @@ def make_template_command(
     make_template(request, publisher.services, publisher.reporter)
 
 
-_evidence_options = option_group(
+_evidence_options = options.option_group(
     "evidence",
     TrustOptions,
     click.option(
@@ -203,7 +194,7 @@ _evidence_options = option_group(
 @click.option(
     "--name", metavar="NAME", help="Name of the template [default: the image's name without its ending]."
 )
-@quiet_option()
+@options.quiet_option()
 @pass_publisher
 def import_command(
     publisher: Publisher, *, address: str, directory: Path, evidence: TrustOptions, name: str | None

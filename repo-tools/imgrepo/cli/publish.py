@@ -14,25 +14,17 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.terminal.console import open_stream
 from imgindex import __version__
+from imgrepo.cli import options
 from imgrepo.cli.options import (
     PATH,
     PROGRAM,
     Cleanup,
     NumberType,
     Publisher,
-    appliance_options,
     ask,
-    cleanup_options,
     examples,
-    option_group,
     pass_publisher,
-    quiet_option,
-    require_option,
-    reviewers_option,
     show,
-    signing_options,
-    trace_option,
-    verbose_option,
 )
 from imgrepo.cli.share import endpoint_option, send
 from imgrepo.images.compress import PRESETS
@@ -67,7 +59,7 @@ def _packing(*, preset: str, zstd: bool, zstd_level: int, no_compression: bool, 
     )
 
 
-_packing_options = option_group(
+_packing_options = options.option_group(
     "packing",
     _packing,
     click.option(
@@ -121,13 +113,13 @@ def _policy(
     )
 
 
-_policy_options = option_group(
+_policy_options = options.option_group(
     "policy",
     _policy,
     click.option("-i", "--interactive", is_flag=True, help="Ask what to publish about new images."),
     click.option("--dry-run", is_flag=True, help="Only show what would change in the index."),
-    require_option("Refuse images that have not passed this"),
-    reviewers_option,
+    options.require_option("Refuse images that have not passed this"),
+    options.reviewers_option,
     click.option("--remove-images", is_flag=True, help="Finally, delete the images that were published."),
     click.option("--force", is_flag=True, help="Accept a published index that is not signed by this key."),
 )
@@ -137,7 +129,7 @@ def _places(*, targets: tuple[str, ...]) -> tuple[Place, ...]:
     return tuple(read_place(target) for target in targets)
 
 
-_places_options = option_group(
+_places_options = options.option_group(
     "places",
     _places,
     click.option(
@@ -165,7 +157,7 @@ _places_options = option_group(
     epilog=examples("pybuilder-repo publish images --output web --gpg-key you@example.org"),
 )
 @click.argument("directory", type=PATH)
-@signing_options
+@options.signing_options
 @click.option(
     "-o", "--output", type=PATH, metavar="WEBROOT", help="Put the results here [default: next to the images]."
 )
@@ -173,11 +165,11 @@ _places_options = option_group(
 @endpoint_option
 @_policy_options
 @_packing_options
-@cleanup_options("After the grace time, drop templates whose image is gone, and delete old files.")
-@appliance_options
-@quiet_option()
-@verbose_option()
-@trace_option
+@options.cleanup_options("After the grace time, drop templates whose image is gone, and delete old files.")
+@options.appliance_options
+@options.quiet_option()
+@options.verbose_option()
+@options.trace_option
 @click.option(
     "--machine-readable",
     metavar="[=FORMAT]",

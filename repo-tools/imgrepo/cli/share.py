@@ -10,17 +10,8 @@ from imgbuilder.events import info
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
-from imgrepo.cli.options import (
-    PATH,
-    Cleanup,
-    NumberType,
-    Publisher,
-    cleanup_options,
-    examples,
-    pass_publisher,
-    quiet_option,
-    webroot_argument,
-)
+from imgrepo.cli import options
+from imgrepo.cli.options import PATH, Cleanup, NumberType, Publisher, examples, pass_publisher
 from imgrepo.sharing.mirror import MirrorRequest, mirror
 from imgrepo.sharing.rsync import RsyncTarget
 from imgrepo.sharing.s3 import S3Target
@@ -35,7 +26,7 @@ from imgrepo.sharing.upload import Place, Target, UploadRequest, read_place, upl
     "Clients verify the signature. For public use, run a real web server.",
     epilog=examples("pybuilder-repo serve web --port 8000"),
 )
-@webroot_argument
+@options.webroot_argument
 @click.option(
     "--bind",
     default="127.0.0.1",
@@ -46,7 +37,7 @@ from imgrepo.sharing.upload import Place, Target, UploadRequest, read_place, upl
 @click.option(
     "--port", type=NumberType(0, 65535), default=8000, show_default=True, help="Port; 0 for any free one."
 )
-@quiet_option("Do not show requests.")
+@options.quiet_option("Do not show requests.")
 @pass_publisher
 def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) -> None:
     """Serve the folder."""
@@ -89,12 +80,12 @@ def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> 
     "goes last, so that clients never see one whose files are missing.",
     epilog=examples("pybuilder-repo upload web www.example.org:/srv/www/images"),
 )
-@webroot_argument
+@options.webroot_argument
 @click.argument("target")
 @endpoint_option
-@cleanup_options("After the grace time, delete files there that the index does not name.")
+@options.cleanup_options("After the grace time, delete files there that the index does not name.")
 @click.option("--force", is_flag=True, help="Replace an index there that is newer, or signed by another key.")
-@quiet_option()
+@options.quiet_option()
 @pass_publisher
 def upload_command(
     publisher: Publisher,
@@ -123,8 +114,8 @@ def upload_command(
 @click.option(
     "--key", "key_file", required=True, type=PATH, metavar="FILE", help="The publisher's public key."
 )
-@cleanup_options("After the grace time, delete files that the index no longer names.")
-@quiet_option()
+@options.cleanup_options("After the grace time, delete files that the index no longer names.")
+@options.quiet_option()
 @pass_publisher
 def mirror_command(
     publisher: Publisher, *, source: str, directory: Path, key_file: Path, cleanup: Cleanup

@@ -19,19 +19,8 @@ from imgbuilder.sizes import counted, human_size
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.catalogue.text import link
-from imgrepo.cli.options import (
-    PATH,
-    Publisher,
-    days_option,
-    examples,
-    json_option,
-    pass_publisher,
-    quiet_option,
-    reviewers_option,
-    show,
-    verbose_option,
-    webroot_argument,
-)
+from imgrepo.cli import options
+from imgrepo.cli.options import PATH, Publisher, examples, pass_publisher, show
 from imgrepo.publishing.status import FolderStatus, status_of
 from imgrepo.recordfile import write_text
 from imgrepo.services import Services
@@ -46,16 +35,18 @@ from imgrepo.webroot.validate import Compatibility, ValidateRequest, validate
     help="Check WEBROOT: signature, keys, missing files, changes. Exits with 1 if anything needs attention.",
     epilog=examples("pybuilder-repo status web --images images"),
 )
-@webroot_argument
+@options.webroot_argument
 @click.option(
     "--images",
     type=PATH,
     metavar="DIRECTORY",
     help="The folder of images, to show what changed there since it was published.",
 )
-@days_option("--within", "Warn about a signature or key that expires within so many days.", default=14)
+@options.days_option(
+    "--within", "Warn about a signature or key that expires within so many days.", default=14
+)
 @click.option("--verify", is_flag=True, help="Read all files, and compare their digests.")
-@json_option
+@options.json_option
 @pass_publisher
 def status_command(
     publisher: Publisher, *, webroot: Path, images: Path | None, within: int, verify: bool
@@ -142,8 +133,8 @@ def _status_data(status: FolderStatus) -> dict[str, Any]:
     metavar="KEYFILE",
     help="Public keys that may have signed it [default: index.gpg next to it].",
 )
-@quiet_option()
-@verbose_option("Show other details.")
+@options.quiet_option()
+@options.verbose_option("Show other details.")
 @pass_publisher
 def validate_command(
     publisher: Publisher, *, file: Path, compat_0: bool, compat_1: bool, full: bool, key: Path | None
@@ -186,10 +177,10 @@ def _count(webroot: Path, logs: Sequence[Path], services: Services) -> Statistic
     "Days are in UTC.",
     epilog=examples("pybuilder-repo stats web /var/log/nginx/access.log* --by-day"),
 )
-@webroot_argument
+@options.webroot_argument
 @click.argument("logs", nargs=-1, required=True, type=PATH, metavar="ACCESS.LOG...")
 @click.option("--by-day", is_flag=True, help="Show a line for each day.")
-@json_option
+@options.json_option
 @click.option(
     "--svg",
     type=PATH,
@@ -288,7 +279,7 @@ def _draw(folder: Path, found: Statistics) -> None:
     epilog=examples("pybuilder-repo catalogue images web --base-url https://images.example.org/"),
 )
 @click.argument("library", type=PATH)
-@webroot_argument
+@options.webroot_argument
 @click.option(
     "--output",
     type=PATH,
@@ -311,8 +302,8 @@ def _draw(folder: Path, found: Statistics) -> None:
     help="Show how often templates were downloaded, according to this access log; repeatable.",
 )
 @click.option("--calendar", is_flag=True, help="Make a calendar of the entries with a not-before day.")
-@reviewers_option
-@quiet_option()
+@options.reviewers_option
+@options.quiet_option()
 @pass_publisher
 def catalogue_command(
     publisher: Publisher,
