@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TypedDict
 
 import click
 
@@ -29,10 +28,10 @@ from imgrepo.cli.options import (
 from imgrepo.cli.share import endpoint_option, send
 from imgrepo.images.compress import PRESETS
 from imgrepo.publishing.publish import PublishResult, publish
-from imgrepo.publishing.request import Ask, PublishRequest
+from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.results import Requirement
 from imgrepo.services import Signing
-from imgrepo.sharing.upload import Place, UploadRequest, read_place
+from imgrepo.sharing.upload import UploadRequest, read_place
 from imgrepo.webroot.entries import differences
 
 _CAPABILITIES = ("virt-builder-repository", "pybuilder-repo", "zstd", "expire", "dry-run")
@@ -46,22 +45,70 @@ def _print_capabilities(ctx: click.Context, _param: click.Parameter, where: str 
         ctx.exit()
 
 
-class _Packing(TypedDict):
-    preset: str
-    zstd_level: int | None
-    compress: bool
-    trim: bool
-
-
-def _packing(*, preset: str, zstd: bool, zstd_level: int, no_compression: bool, no_trim: bool) -> _Packing:
-    return _Packing(
-        preset=preset, zstd_level=zstd_level if zstd else None, compress=not no_compression, trim=not no_trim
+def _request(
+    *,
+    directory: Path,
+    output: Path | None,
+    signing: Signing,
+    appliance: ApplianceOptions,
+    cleanup: Cleanup,
+    preset: str,
+    zstd: bool,
+    zstd_level: int,
+    no_compression: bool,
+    no_trim: bool,
+    required: tuple[Requirement, ...],
+    reviewers: Path | None,
+    dry_run: bool,
+    force: bool,
+    remove_images: bool,
+    interactive: bool,
+) -> PublishRequest:
+    return PublishRequest(
+        directory,
+        output or directory,
+        signing,
+        preset=preset,
+        appliance=appliance,
+        compress=not no_compression,
+        zstd_level=zstd_level if zstd else None,
+        trim=not no_trim,
+        dry_run=dry_run,
+        force=force,
+        remove_images=remove_images,
+        ask=ask if interactive else None,
+        require=required,
+        reviewers=reviewers,
+        **cleanup,
     )
 
 
-_packing_options = options.option_group(
-    "packing",
-    _packing,
+_request_options = options.option_group(
+    "request",
+    _request,
+    click.argument("directory", type=PATH),
+    options.signing_options,
+    click.option(
+        "-o",
+        "--output",
+        type=PATH,
+        metavar="WEBROOT",
+        help="Put the results here [default: next to the images].",
+    ),
+    click.option(
+        "--to",
+        "targets",
+        multiple=True,
+        metavar="TARGET",
+        help="Then upload WEBROOT to s3://bucket/prefix, rsync://host/module/path, or host:path.",
+    ),
+    endpoint_option,
+    click.option("-i", "--interactive", is_flag=True, help="Ask what to publish about new images."),
+    click.option("--dry-run", is_flag=True, help="Only show what would change in the index."),
+    options.require_option("Refuse images that have not passed this"),
+    options.reviewers_option,
+    click.option("--remove-images", is_flag=True, help="Finally, delete the images that were published."),
+    click.option("--force", is_flag=True, help="Accept a published index that is not signed by this key."),
     click.option(
         "--xz-preset",
         "preset",
@@ -82,63 +129,10 @@ _packing_options = options.option_group(
     ),
     click.option("--no-compression", is_flag=True, help="Publish the disks as they are, without xz."),
     click.option("--no-trim", is_flag=True, help="Do not discard free space inside the filesystems first."),
-)
-
-
-class _Policy(TypedDict):
-    require: tuple[Requirement, ...]
-    reviewers: Path | None
-    dry_run: bool
-    force: bool
-    remove_images: bool
-    ask: Ask | None
-
-
-def _policy(
-    *,
-    required: tuple[Requirement, ...],
-    reviewers: Path | None,
-    dry_run: bool,
-    force: bool,
-    remove_images: bool,
-    interactive: bool,
-) -> _Policy:
-    return _Policy(
-        require=required,
-        reviewers=reviewers,
-        dry_run=dry_run,
-        force=force,
-        remove_images=remove_images,
-        ask=ask if interactive else None,
-    )
-
-
-_policy_options = options.option_group(
-    "policy",
-    _policy,
-    click.option("-i", "--interactive", is_flag=True, help="Ask what to publish about new images."),
-    click.option("--dry-run", is_flag=True, help="Only show what would change in the index."),
-    options.require_option("Refuse images that have not passed this"),
-    options.reviewers_option,
-    click.option("--remove-images", is_flag=True, help="Finally, delete the images that were published."),
-    click.option("--force", is_flag=True, help="Accept a published index that is not signed by this key."),
-)
-
-
-def _places(*, targets: tuple[str, ...]) -> tuple[Place, ...]:
-    return tuple(read_place(target) for target in targets)
-
-
-_places_options = options.option_group(
-    "places",
-    _places,
-    click.option(
-        "--to",
-        "targets",
-        multiple=True,
-        metavar="TARGET",
-        help="Then upload WEBROOT to s3://bucket/prefix, rsync://host/module/path, or host:path.",
+    options.cleanup_options(
+        "After the grace time, drop templates whose image is gone, and delete old files."
     ),
+    options.appliance_options,
 )
 
 
@@ -156,17 +150,7 @@ _places_options = options.option_group(
     "title and notes of that file, and not before the day that it gives.",
     epilog=examples("pybuilder-repo publish images --output web --gpg-key you@example.org"),
 )
-@click.argument("directory", type=PATH)
-@options.signing_options
-@click.option(
-    "-o", "--output", type=PATH, metavar="WEBROOT", help="Put the results here [default: next to the images]."
-)
-@_places_options
-@endpoint_option
-@_policy_options
-@_packing_options
-@options.cleanup_options("After the grace time, drop templates whose image is gone, and delete old files.")
-@options.appliance_options
+@_request_options
 @options.quiet_option()
 @options.verbose_option()
 @options.trace_option
@@ -184,15 +168,9 @@ _places_options = options.option_group(
 def publish_command(
     publisher: Publisher,
     *,
-    directory: Path,
-    output: Path | None,
-    signing: Signing,
-    places: tuple[Place, ...],
+    request: PublishRequest,
+    targets: tuple[str, ...],
     endpoint_url: str | None,
-    policy: _Policy,
-    packing: _Packing,
-    cleanup: Cleanup,
-    appliance: ApplianceOptions,
     colour: bool,
     wrap: bool,
 ) -> int:
@@ -203,15 +181,14 @@ def publish_command(
             f"publish takes one folder of images; {extra[0]} is a second one",
             hint=f"to publish into it: --output {shlex.quote(extra[0])}",
         )
+    places = [read_place(target) for target in targets]
     reporter = publisher.reporter
     reporter.colour, reporter.wrap = colour, wrap
-    request = PublishRequest(
-        directory, output or directory, signing, appliance=appliance, **packing, **policy, **cleanup
-    )
     result = publish(request, publisher.services, reporter)
     _report(result, reporter, dry_run=request.dry_run)
     for place in places if result.has_index and not request.dry_run else ():
-        send(publisher, UploadRequest(request.output, place, **cleanup, force=request.force), endpoint_url)
+        upload = UploadRequest(request.output, place, request.prune, request.grace, request.force)
+        send(publisher, upload, endpoint_url)
     return 1 if result.refused else 0
 
 
