@@ -37,14 +37,6 @@ class Signing:
     command: tuple[str, ...] = ("gpg",)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _open_keyring(signing: Signing) -> GpgSigner:
-    return GpgSigner(valid_for=signing.valid_for, command=signing.command)
-
-
 @dataclass(frozen=True)
 class Services:
     """The outside world; the real one by default.
@@ -55,8 +47,10 @@ class Services:
     """
 
     open_appliance: OpenAppliance = open_appliance
-    make_keys: Callable[[Signing], GpgSigner] = _open_keyring
+    make_keys: Callable[[Signing], GpgSigner] = lambda signing: GpgSigner(
+        valid_for=signing.valid_for, command=signing.command
+    )
     verifier: GpgVerifier = field(default_factory=GpgVerifier)
-    clock: Callable[[], datetime] = _now
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     fetcher: Fetcher = field(default_factory=SourceFetcher)
     trusted_keys_from_keyring: Callable[[str], TrustedKeys] = trusted_keys_from_keyring

@@ -15,12 +15,11 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from imgbuilder.appliance import monitor
+from imgbuilder.appliance.monitor import network_table, write_screen
 from imgbuilder.errors import DiskError, ToolError
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
@@ -32,23 +31,6 @@ from imgbuilder.machine.model import Firmware, Machine, board
 
 _SCREEN_MEMORY = 64 << 20
 """Bytes for the screen, whose size the guest chooses: 16 million pixels."""
-
-
-@dataclass(frozen=True)
-class Headless:
-    """Further settings of a machine that a program watches.
-
-    Attributes:
-        accelerator: ``kvm`` or ``tcg``.
-        ports: TCP ports of the guest that this host can reach, on ports of its loopback interface that the
-            hypervisor chooses.
-        firmware: UEFI firmware's code, and a copy of its variables that may be written to; None for a BIOS.
-    """
-
-    accelerator: str
-    monitor: Path
-    ports: tuple[int, ...] = ()
-    firmware: tuple[Path, Path] | None = None
 
 
 def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
@@ -64,8 +46,17 @@ def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
     )
 
 
-def headless_command(machine: Machine, check: Headless) -> list[str]:
+def headless_command(
+    machine: Machine,
+    accelerator: str,
+    monitor: Path,
+    ports: tuple[int, ...] = (),
+    firmware: tuple[Path, Path] | None = None,
+) -> list[str]:
     """Return the program and its arguments; the serial console is standard output.
+
+    ``monitor`` is the path of the socket for commands (QMP). The hypervisor chooses a port of the loopback
+    interface for each of the guest's ``ports``. ``firmware`` is code and a copy of its variables.
 
     The image, whose path must be absolute, is only read: the guest's changes go to an unnamed file in TMPDIR.
     The network is closed except for the forwarded ports (``restrict``). The hypervisor may not start
@@ -75,15 +66,15 @@ def headless_command(machine: Machine, check: Headless) -> list[str]:
     facts = board(machine.arch)
     pc = machine.arch != "aarch64"
     network = "user,id=net0,restrict=on"
-    network += "".join(f",hostfwd=tcp:127.0.0.1:0-:{port}" for port in check.ports)
+    network += "".join(f",hostfwd=tcp:127.0.0.1:0-:{port}" for port in ports)
     words = [
         facts.program, "-nodefaults", "-no-user-config",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-machine", f"{facts.machine},graphics=off" if pc else facts.machine,
-        "-accel", check.accelerator, "-cpu", "max",
+        "-accel", accelerator, "-cpu", "max",
         "-smp", str(machine.processors), "-m", str(machine.memory),
         "-display", "none", "-serial", "stdio",
-        "-chardev", f"socket,id=monitor,path={_word(check.monitor)},server=on,wait=off",
+        "-chardev", f"socket,id=monitor,path={_word(monitor)},server=on,wait=off",
         "-mon", "chardev=monitor,mode=control",
         "-drive", f"if=none,id=disk0,file={_word(machine.image)},format={machine.format.value},snapshot=on",
         "-device", "virtio-blk-pci,drive=disk0,bootindex=0",
@@ -91,8 +82,8 @@ def headless_command(machine: Machine, check: Headless) -> list[str]:
         "-device", "virtio-rng-pci",
         "-device", f"{'virtio-vga' if pc else 'virtio-gpu-pci'},max_hostmem={_SCREEN_MEMORY}",
     ]  # fmt: skip
-    if check.firmware is not None:
-        code, variables = check.firmware
+    if firmware is not None:
+        code, variables = firmware
         words += ["-drive", f"if=pflash,format=raw,readonly=on,file={_word(code)}"]
         words += ["-drive", f"if=pflash,format=raw,file={_word(variables)}"]
     return words
@@ -180,7 +171,7 @@ class Running:
     def screen(self) -> Path:
         """Return a picture of the screen in PPM, a file that is removed with the machine."""
         picture = self._folder / "screen.ppm"
-        monitor.write_screen(self._commands, picture, limit=_MONITOR_LIMIT)
+        write_screen(self._commands, picture, limit=_MONITOR_LIMIT)
         return picture
 
     def answers(self, port: int) -> bool:
@@ -207,7 +198,7 @@ class Running:
             return False
 
     def _table(self) -> list[re.Match[str]]:
-        return list(_CONNECTION.finditer(monitor.network_table(self._commands, limit=_MONITOR_LIMIT)))
+        return list(_CONNECTION.finditer(network_table(self._commands, limit=_MONITOR_LIMIT)))
 
     def _forwarded(self) -> dict[int, int]:
         return {
@@ -226,7 +217,7 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
             with explaining(firmware[1]):
                 shutil.copyfile(found[1], firmware[1])
         commands = folder / "monitor"
-        command = headless_command(machine, Headless(accelerator, commands, ports, firmware))
+        command = headless_command(machine, accelerator, commands, ports, firmware)
         command[0] = process.require_program(command[0])
         limit = ["prlimit", f"--fsize={_write_limit()}", "--core=0", "--"]
         hypervisor: Popen[bytes] | None = None

@@ -31,6 +31,8 @@ class PublishRun:
 
     Attributes:
         refused: Why images are not published, by the name of the file.
+        waiting: Messages about the images whose day has not come.
+        files: Names of the packed files in the session's folder.
         state: The record of each image, for the next run.
     """
 
@@ -47,18 +49,9 @@ class PublishRun:
         self.refused: dict[str, PybuilderError] = {}
         reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
         self._eligibility = Eligibility(request, services.clock(), self.refused, on_event, reviewers)
-        self.state: dict[str, Published] = {}
         self._packer = Packer(request, session, on_event)
-
-    @property
-    def waiting(self) -> tuple[str, ...]:
-        """Messages about the images whose day has not come."""
-        return tuple(self._eligibility.waiting)
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the packed files in the session's folder."""
-        return self._packer.files
+        self.waiting, self.files = self._eligibility.waiting, self._packer.files
+        self.state: dict[str, Published] = {}
 
     def scan(self) -> list[Candidate]:
         """Find the images that are not published as they are now, and note those that are gone."""

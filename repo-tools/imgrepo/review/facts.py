@@ -10,6 +10,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
@@ -38,10 +39,12 @@ from imgrepo.library.records import (
     SourcesRecord,
 )
 from imgrepo.library.running import script_machine
+from imgrepo.recordfile import RecordFile
 from imgrepo.review.results import Issue, Status
 
 _LARGEST_SCRIPT = 1 << 20
 _BOOT_SCREEN = "screen.png"
+_Record = TypeVar("_Record", ContentsRecord, SourcesRecord)
 
 
 @dataclass(frozen=True)
@@ -142,28 +145,26 @@ class FactCollector:
     def contents(self) -> ContentsRecord | Issue:
         """Its packages."""
         hint = command("list them: pybuilder-repo sbom", str(self.folder.path))
-        try:
-            found = CONTENTS_FILE.read(self.folder.contents)
-        except RepositoryError as error:
-            return Issue(Status.WRONG, error.message, hint)
-        if found is None:
-            return Issue(Status.MISSING, "its packages are not listed", hint)
-        if not self._fits(found.image):
-            return Issue(Status.WRONG, "the packages are of a different image", hint)
-        return found
+        return self._recorded(CONTENTS_FILE, self.folder.contents, "packages", "listed", hint)
 
     def _sources(self) -> SourcesRecord | Issue:
         hint = command("collect them: pybuilder-repo sources", str(self.folder.path))
+        found = self._recorded(SOURCES_FILE, self.folder.sources, "sources", "collected", hint)
+        problem = None if isinstance(found, Issue) else self._archive_problem(found)
+        return found if problem is None else Issue(Status.WRONG, problem, hint)
+
+    def _recorded(
+        self, file: RecordFile[_Record], folder: Path, what: str, done: str, hint: str
+    ) -> _Record | Issue:
         try:
-            found = SOURCES_FILE.read(self.folder.sources)
+            found = file.read(folder)
         except RepositoryError as error:
             return Issue(Status.WRONG, error.message, hint)
         if found is None:
-            return Issue(Status.MISSING, "the sources are not collected", hint)
+            return Issue(Status.MISSING, f"the {what} are not {done}", hint)
         if not self._fits(found.image):
-            return Issue(Status.WRONG, "the sources are of a different image", hint)
-        problem = self._archive_problem(found)
-        return found if problem is None else Issue(Status.WRONG, problem, hint)
+            return Issue(Status.WRONG, f"the {what} are of a different image", hint)
+        return found
 
     def archive(self, sources: SourcesRecord | Issue) -> ImageMark | None:
         """Return the mark of an archive of sources that was compared with its record."""

@@ -23,7 +23,7 @@ from imgbuilder.fetch.urls import Address, hide_in, without_slash
 from imgbuilder.host.privatefolder import private_folder
 from imgindex.clearsign import signature_packets
 from imgindex.gpg import trusted_keys_from_file, trusted_keys_from_keyring
-from imgindex.trust import TrustedKeys, VerifiedText, Verifier
+from imgindex.trust import VerifiedText, Verifier
 from imgrepo.contents.debcontrol import compare_versions, paragraphs
 from imgrepo.library.records import ContentsRecord, SourceGap
 from imgrepo.services import Services
@@ -231,7 +231,12 @@ def find_packages(
     suites = places.of(contents)
     # Distributions sign with an old and a new key side by side for years; one known key is enough.
     pin = replace(trusted_keys_from_file(places.keyring, where="--keyring"), extra_signatures=True)
-    lists = SourceLists(_verifier(services, pin), services.fetcher, scratch, on_event)
+    lists = SourceLists(
+        lambda data, where: services.verifier.verify(data, pin, where=where, limit=RELEASE_LIMIT),
+        services.fetcher,
+        scratch,
+        on_event,
+    )
     found = lists.find(suites, wanted)
     for snapshot in places.snapshots:
         rest = wanted - found.packages.keys()
@@ -257,10 +262,6 @@ def find_packages(
         tuple(found.packages.values()),
         _gaps(missing, lambda source: reasons.get(source) or _why(source, found, suites)),
     )
-
-
-def _verifier(services: Services, pin: TrustedKeys) -> Callable[[bytes, str], VerifiedText]:
-    return lambda data, where: services.verifier.verify(data, pin, where=where, limit=RELEASE_LIMIT)
 
 
 def _gaps(missing: frozenset[SourceId], why: Callable[[SourceId], str]) -> tuple[SourceGap, ...]:

@@ -10,14 +10,14 @@ import pytest
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.machine.model import BOARDS, Firmware, Machine
-from imgrepo.bootcheck.hypervisor import Headless, find_firmware, headless_command
+from imgrepo.bootcheck.hypervisor import find_firmware, headless_command
 
 MACHINE = Machine("web", Path("/images/web, new.qcow2"), OutputFormat.QCOW2, memory=512, processors=2)
-CHECK = Headless("tcg", Path("/run/monitor"))
+CHECK = ("tcg", Path("/run/monitor"))
 
 
 def test_the_image_is_only_read_and_its_comma_is_no_end() -> None:
-    words = headless_command(MACHINE, CHECK)
+    words = headless_command(MACHINE, *CHECK)
     drive = words[words.index("-drive") + 1]
     assert drive == "if=none,id=disk0,file=/images/web,, new.qcow2,format=qcow2,snapshot=on"
     assert words.count("-drive") == 1
@@ -25,7 +25,7 @@ def test_the_image_is_only_read_and_its_comma_is_no_end() -> None:
 
 @pytest.mark.parametrize("ports", [(), (22, 80)])
 def test_the_network_leads_nowhere_with_and_without_ports(ports: tuple[int, ...]) -> None:
-    words = headless_command(MACHINE, replace(CHECK, ports=ports))
+    words = headless_command(MACHINE, *CHECK, ports)
     network = words[words.index("-netdev") + 1]
     assert network.startswith("user,id=net0,restrict=on")
     assert network.count("hostfwd=tcp:127.0.0.1:0-:") == len(ports)
@@ -33,7 +33,7 @@ def test_the_network_leads_nowhere_with_and_without_ports(ports: tuple[int, ...]
 
 
 def test_no_device_but_virtio_and_no_default_ones() -> None:
-    words = headless_command(MACHINE, CHECK)
+    words = headless_command(MACHINE, *CHECK)
     devices = [words[number + 1] for number, word in enumerate(words) if word == "-device"]
     assert len(devices) == 4
     assert all(device.startswith("virtio-") for device in devices)
@@ -45,13 +45,13 @@ def test_no_device_but_virtio_and_no_default_ones() -> None:
 
 
 def test_uefi_gets_its_code_read_only_and_variables_of_its_own() -> None:
-    words = headless_command(MACHINE, replace(CHECK, firmware=(Path("/fw/code"), Path("/run/vars"))))
+    words = headless_command(MACHINE, *CHECK, firmware=(Path("/fw/code"), Path("/run/vars")))
     assert "if=pflash,format=raw,readonly=on,file=/fw/code" in words
     assert "if=pflash,format=raw,file=/run/vars" in words
 
 
 def test_arm_has_its_own_board() -> None:
-    words = headless_command(replace(MACHINE, arch="aarch64"), CHECK)
+    words = headless_command(replace(MACHINE, arch="aarch64"), *CHECK)
     assert words[0] == "qemu-system-aarch64"
     assert words[words.index("-machine") + 1] == "virt"
     assert "virtio-gpu-pci,max_hostmem=67108864" in words
@@ -59,7 +59,7 @@ def test_arm_has_its_own_board() -> None:
 
 def test_an_unknown_architecture_is_refused() -> None:
     with pytest.raises(UsageError, match="s390x"):
-        headless_command(replace(MACHINE, arch="s390x"), CHECK)
+        headless_command(replace(MACHINE, arch="s390x"), *CHECK)
 
 
 @pytest.mark.parametrize(
