@@ -32,6 +32,14 @@ def repository(tmp_path: Path, keys: KeyMaker, pin: TrustedKeys, signing_key: st
 
 
 @pytest.fixture
+def published(repository: Repository) -> Repository:
+    """Return a repository with one template, ``a``."""
+    repository.add("a.img")
+    repository.publish()
+    return repository
+
+
+@pytest.fixture
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty folder that is used for temporary files."""
     folder = tmp_path / "space"

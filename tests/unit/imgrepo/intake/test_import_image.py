@@ -78,12 +78,30 @@ class Distribution:
     def put(self, name: str, data: bytes | str) -> None:
         (self.folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
 
+    @property
+    def sums(self) -> bytes:
+        return (self.folder / "SHA512SUMS").read_bytes()
+
+    def line(self, name: str = NAME) -> str:
+        """Return the right line about the image, under another name."""
+        return f"{digest(self.image)}  {name}\n"
+
+    def put_signature(self, data: bytes) -> None:
+        self.put("SHA512SUMS.sign", data)
+
+    def replace(self, image: bytes) -> None:
+        """Replace the image, and sign its checksum."""
+        self.put(NAME, image)
+        self.sign()
+
     def detached(self, data: bytes, *options: str, key: str | None = None) -> bytes:
         return self.keys.gpg("--local-user", f"{key or self.key}!", *options, "--detach-sign", data=data)
 
     def sign(self, text: str | None = None, name: str = "SHA512SUMS", ending: str = ".sign") -> None:
         """Write a checksum file, by default the right one, and its signature."""
-        data = (text if text is not None else f"{digest(self.image)}  {NAME}\n").encode()
+        self.sign_bytes((self.line() if text is None else text).encode(), name, ending)
+
+    def sign_bytes(self, data: bytes, name: str = "SHA512SUMS", ending: str = ".sign") -> None:
         self.put(name, data)
         self.put(name + ending, self.detached(data))
 
@@ -281,152 +299,9 @@ def test_a_partial_download_of_another_file_is_not_used(distribution: Distributi
     assert result.path.read_bytes() == data
 
 
-# Attacks: each changes what is on the server, and nothing may come out of it.
-
-
-def wrong_sum(on: Distribution) -> None:
-    on.sign(f"{digest(b'another')}  {NAME}\n")
-
-
-def sum_of_another_file(on: Distribution) -> None:
-    on.sign(f"{digest(on.image)}  other.qcow2\n")
-
-
-def sums_altered_after_signing(on: Distribution) -> None:
-    on.sign(f"{digest(b'another')}  {NAME}\n")
-    on.put("SHA512SUMS", f"{digest(on.image)}  {NAME}\n")
-
-
-def signed_by_another_key(on: Distribution) -> None:
-    data = (on.folder / "SHA512SUMS").read_bytes()
-    stranger = on.keys.make("Stranger <s@example.org>")
-    on.put("SHA512SUMS.sign", on.detached(data, key=stranger))
-
-
-def signature_removed(on: Distribution) -> None:
-    (on.folder / "SHA512SUMS.sign").unlink()
-
-
-def empty_signature(on: Distribution) -> None:
-    on.put("SHA512SUMS.sign", b"")
-
-
-def signature_with_a_text_inside(on: Distribution) -> None:
-    on.put("SHA512SUMS.sign", on.keys.gpg("--local-user", on.key, "--sign", data=b"any text"))
-
-
-def armored_message_as_signature(on: Distribution) -> None:
-    on.put("SHA512SUMS.sign", on.keys.sign("any text\n", on.key))
-
-
-def signature_of_a_text(on: Distribution) -> None:
-    """One of class 01 does not fix the bytes: line ends and blanks may be changed."""
-    data = (on.folder / "SHA512SUMS").read_bytes()
-    on.put("SHA512SUMS.sign", on.detached(data, "--textmode"))
-
-
-def weak_digest(on: Distribution) -> None:
-    data = (on.folder / "SHA512SUMS").read_bytes()
-    on.put("SHA512SUMS.sign", on.detached(data, "--digest-algo", "SHA1"))
-
-
-def garbage_as_signature(on: Distribution) -> None:
-    on.put("SHA512SUMS.sign", b"\x99\x01\x0d" + b"\xff" * 400)
-
-
-def key_as_signature(on: Distribution) -> None:
-    on.put("SHA512SUMS.sign", on.keys.export(on.key, armor=True))
-
-
-def huge_signature(on: Distribution) -> None:
-    on.put("SHA512SUMS.sign", (on.folder / "SHA512SUMS.sign").read_bytes() * 400)
-
-
-def text_before_a_clear_signed_file(on: Distribution) -> None:
-    good = on.keys.sign(f"{digest(b'x')}  {NAME}\n", on.key)
-    on.put("SHA512SUMS", f"{digest(on.image)}  {NAME}\n\n".encode() + good)
-
-
-def text_behind_a_clear_signed_file(on: Distribution) -> None:
-    good = on.keys.sign(f"{digest(b'x')}  other\n", on.key)
-    on.put("SHA512SUMS", good + f"{digest(on.image)}  {NAME}\n".encode())
-
-
-def clear_signed_by_another_text(on: Distribution) -> None:
-    other = signature_packets(on.keys.sign("other\n", on.key))
-    on.put("SHA512SUMS", with_packets(on.keys.sign(f"{digest(on.image)}  {NAME}\n", on.key), other))
-
-
-def two_digests_for_one_name(on: Distribution) -> None:
-    on.sign(f"{digest(b'another')}  {NAME}\n{digest(on.image)}  {NAME}\n")
-
-
-def sha256_contradicts_sha512(on: Distribution) -> None:
-    on.sign(f"{digest(on.image)}  {NAME}\n{'0' * 64}  {NAME}\n")
-
-
-def path_above(on: Distribution) -> None:
-    on.sign(f"{digest(on.image)}  ../{NAME}\n")
-
-
-def path_of_another_folder(on: Distribution) -> None:
-    on.sign(f"{digest(on.image)}  old/{NAME}\n")
-
-
-def absolute_path(on: Distribution) -> None:
-    on.sign(f"SHA512 (/{NAME}) = {digest(on.image)}\n")
-
-
-def name_with_something_behind(on: Distribution) -> None:
-    on.sign(f"{digest(on.image)}  {NAME} \n{digest(on.image)}  {NAME}.part\n")
-
-
-def escaped_name(on: Distribution) -> None:
-    on.sign(f"\\{digest(on.image)}  {NAME}\n")
-
-
-def only_md5(on: Distribution) -> None:
-    on.sign(f"{digest(on.image, 'md5')}  {NAME}\nSHA1 ({NAME}) = {digest(on.image, 'sha1')}\n")
-
-
-def digest_under_a_false_kind(on: Distribution) -> None:
-    on.sign(f"SHA512 ({NAME}) = {digest(on.image, 'sha256')}\n")
-
-
-def carriage_returns(on: Distribution) -> None:
-    on.sign(f"{digest(on.image)}  {NAME}\r\n")
-
-
-def nul_in_sums(on: Distribution) -> None:
-    on.sign(f"{digest(on.image)}  {NAME}\0\n{digest(on.image)}  {NAME}\n")
-
-
-def not_utf8(on: Distribution) -> None:
-    data = f"{digest(on.image)}  {NAME}\n".encode() + b"\xff\n"
-    on.put("SHA512SUMS", data)
-    on.put("SHA512SUMS.sign", on.detached(data))
-
-
-def huge_sums(on: Distribution) -> None:
-    on.sign(f"{digest(on.image)}  {NAME}\n" + "# x\n" * 300_000)
-
-
-def web_page_as_sums(on: Distribution) -> None:
-    on.sign("<html><body>404</body></html>\n")
-
-
-def truncated_image(on: Distribution) -> None:
-    on.put(NAME, on.image[:-512])
-
-
-def altered_image(on: Distribution) -> None:
-    on.put(NAME, on.image[:-1] + b"\1")
-
-
 def backing_file(on: Distribution) -> None:
-    secret = on.folder / "secret"
-    secret.write_bytes(b"s" * SIZE)
-    qcow2(on.folder / NAME, "-b", str(secret), "-F", "raw", fill=False)
+    on.put("secret", b"s" * SIZE)
+    qcow2(on.folder / NAME, "-b", str(on.folder / "secret"), "-F", "raw", fill=False)
     on.sign()
 
 
@@ -440,75 +315,109 @@ def vmdk(on: Distribution) -> None:
     on.sign()
 
 
-def vmdk_descriptor(on: Distribution) -> None:
-    on.put(NAME, b'# Disk DescriptorFile\nRW 2048 FLAT "/etc/passwd" 0\n'.ljust(4096, b"\n"))
-    on.sign()
+def altered_after_signing(on: Distribution) -> None:
+    on.sign(WRONG)
+    on.put("SHA512SUMS", on.line())
 
 
-def packed_image(on: Distribution) -> None:
-    on.put(NAME, subprocess.run(["xz", "-0c"], input=on.image, stdout=-1, check=True).stdout)
-    on.sign()
-
-
-def web_page_as_image(on: Distribution) -> None:
-    on.put(NAME, b"<!doctype html>".ljust(1024))
-    on.sign()
-
-
-def odd_size(on: Distribution) -> None:
-    on.put(NAME, b"x" * 513)
-    on.sign()
-
-
-ATTACKS: dict[Callable[[Distribution], None], tuple[type[PybuilderError], str]] = {
-    wrong_sum: (DigestMismatchError, "not the file"),
-    sum_of_another_file: (RepositoryError, "does not list"),
-    sums_altered_after_signing: (BadSignatureError, "altered"),
-    signed_by_another_key: (WrongKeyError, "signed by key"),
-    signature_removed: (NotSignedError, "not signed"),
-    empty_signature: (NotSignedError, "empty"),
-    signature_with_a_text_inside: (BadSignatureError, "something else than signatures"),
-    armored_message_as_signature: (BadSignatureError, "something else than signatures"),
-    signature_of_a_text: (BadSignatureError, "class 01"),
-    weak_digest: (BadSignatureError, "weak digest SHA-1"),
-    garbage_as_signature: (BadSignatureError, "something else than signatures"),
-    key_as_signature: (BadSignatureError, "something else than signatures"),
-    huge_signature: (BadSignatureError, "larger than"),
-    text_before_a_clear_signed_file: (BadSignatureError, "text before"),
-    text_behind_a_clear_signed_file: (BadSignatureError, "after the signed message"),
-    clear_signed_by_another_text: (BadSignatureError, "altered"),
-    two_digests_for_one_name: (RepositoryError, "twice"),
-    sha256_contradicts_sha512: (DigestMismatchError, "not the file"),
-    path_above: (RepositoryError, "does not list"),
-    path_of_another_folder: (RepositoryError, "does not list"),
-    absolute_path: (RepositoryError, "does not list"),
-    name_with_something_behind: (RepositoryError, "does not list"),
-    escaped_name: (RepositoryError, "not a checksum file"),
-    only_md5: (RepositoryError, "too weak"),
-    digest_under_a_false_kind: (RepositoryError, "not a checksum file"),
-    carriage_returns: (RepositoryError, "control characters"),
-    nul_in_sums: (RepositoryError, "control characters"),
-    not_utf8: (RepositoryError, "UTF-8"),
-    huge_sums: (FetchError, "at most 1000000"),
-    web_page_as_sums: (RepositoryError, "not a checksum file"),
-    truncated_image: (DigestMismatchError, "not the file"),
-    altered_image: (DigestMismatchError, "not the file"),
-    backing_file: (DiskError, "backing file"),
-    data_file: (DiskError, "data in another file"),
-    vmdk: (DiskError, "looks like vmdk"),
-    vmdk_descriptor: (DiskError, "looks like vmdk"),
-    packed_image: (RepositoryError, "a xz file"),
-    web_page_as_image: (RepositoryError, "web page"),
-    odd_size: (DiskError, "whole number of sectors"),
+Attack = Callable[[Distribution], object]
+WRONG = f"{digest(b'another')}  {NAME}\n"
+# Each changes what is on the server, and nothing may come out of it.
+SIGNATURES: dict[str, tuple[Attack, type[PybuilderError], str]] = {
+    "altered after signing": (altered_after_signing, BadSignatureError, "altered"),
+    "signed by another key": (
+        lambda on: on.put_signature(on.detached(on.sums, key=on.keys.make("Stranger <s@example.org>"))),
+        WrongKeyError, "signed by key"),
+    "removed": (lambda on: (on.folder / "SHA512SUMS.sign").unlink(), NotSignedError, "not signed"),
+    "empty": (lambda on: on.put_signature(b""), NotSignedError, "empty"),
+    "with a text inside": (
+        lambda on: on.put_signature(on.keys.gpg("--local-user", on.key, "--sign", data=b"any text")),
+        BadSignatureError, "something else than signatures"),
+    "an armored message": (
+        lambda on: on.put_signature(on.keys.sign("any text\n", on.key)),
+        BadSignatureError, "something else than signatures"),
+    # One of class 01 does not fix the bytes: line ends and blanks may be changed.
+    "of a text": (
+        lambda on: on.put_signature(on.detached(on.sums, "--textmode")), BadSignatureError, "class 01"),
+    "with a weak digest": (
+        lambda on: on.put_signature(on.detached(on.sums, "--digest-algo", "SHA1")),
+        BadSignatureError, "weak digest SHA-1"),
+    "garbage": (
+        lambda on: on.put_signature(b"\x99\x01\x0d" + b"\xff" * 400),
+        BadSignatureError, "something else than signatures"),
+    "a key": (
+        lambda on: on.put_signature(on.keys.export(on.key, armor=True)),
+        BadSignatureError, "something else than signatures"),
+    "huge": (
+        lambda on: on.put_signature((on.folder / "SHA512SUMS.sign").read_bytes() * 400),
+        BadSignatureError, "larger than"),
+    "text before a clear-signed file": (
+        lambda on: on.put("SHA512SUMS", f"{on.line()}\n".encode() + on.keys.sign(WRONG, on.key)),
+        BadSignatureError, "text before"),
+    "text behind a clear-signed file": (
+        lambda on: on.put("SHA512SUMS", on.keys.sign(f"{'0' * 128}  other\n", on.key) + on.line().encode()),
+        BadSignatureError, "after the signed message"),
+    "a clear-signed file with the signature of another": (
+        lambda on: on.put("SHA512SUMS", with_packets(
+            on.keys.sign(on.line(), on.key), signature_packets(on.keys.sign("other\n", on.key)))),
+        BadSignatureError, "altered"),
 }  # fmt: skip
+SUMS: dict[str, tuple[Attack, type[PybuilderError], str]] = {
+    "wrong sum": (lambda on: on.sign(WRONG), DigestMismatchError, "not the file"),
+    "sum of another file": (lambda on: on.sign(on.line("other.qcow2")), RepositoryError, "does not list"),
+    "two digests for one name": (
+        lambda on: on.sign(WRONG + on.line()), RepositoryError, "twice"),
+    "SHA-256 contradicts SHA-512": (
+        lambda on: on.sign(f"{on.line()}{'0' * 64}  {NAME}\n"), DigestMismatchError, "not the file"),
+    "path above": (lambda on: on.sign(on.line(f"../{NAME}")), RepositoryError, "does not list"),
+    "path of another folder": (lambda on: on.sign(on.line(f"old/{NAME}")), RepositoryError, "does not list"),
+    "absolute path": (
+        lambda on: on.sign(f"SHA512 (/{NAME}) = {digest(on.image)}\n"), RepositoryError, "does not list"),
+    "name with something behind": (
+        lambda on: on.sign(on.line(f"{NAME} ") + on.line(f"{NAME}.part")), RepositoryError, "does not list"),
+    "escaped name": (lambda on: on.sign(f"\\{on.line()}"), RepositoryError, "not a checksum file"),
+    "only weak ones": (
+        lambda on: on.sign(
+            f"{digest(on.image, 'md5')}  {NAME}\nSHA1 ({NAME}) = {digest(on.image, 'sha1')}\n"),
+        RepositoryError, "too weak"),
+    "digest under a false kind": (
+        lambda on: on.sign(f"SHA512 ({NAME}) = {digest(on.image, 'sha256')}\n"),
+        RepositoryError, "not a checksum file"),
+    "carriage returns": (lambda on: on.sign(on.line(f"{NAME}\r")), RepositoryError, "control characters"),
+    "NUL": (lambda on: on.sign(on.line(f"{NAME}\0") + on.line()), RepositoryError, "control characters"),
+    "not UTF-8": (lambda on: on.sign_bytes(on.line().encode() + b"\xff\n"), RepositoryError, "UTF-8"),
+    "huge": (lambda on: on.sign(on.line() + "# x\n" * 300_000), FetchError, "at most 1000000"),
+    "web page": (
+        lambda on: on.sign("<html><body>404</body></html>\n"), RepositoryError, "not a checksum file"),
+}  # fmt: skip
+IMAGES: dict[str, tuple[Attack, type[PybuilderError], str]] = {
+    "truncated": (lambda on: on.put(NAME, on.image[:-512]), DigestMismatchError, "not the file"),
+    "altered": (lambda on: on.put(NAME, on.image[:-1] + b"\1"), DigestMismatchError, "not the file"),
+    "backing file": (backing_file, DiskError, "backing file"),
+    "data file": (data_file, DiskError, "data in another file"),
+    "vmdk": (vmdk, DiskError, "looks like vmdk"),
+    "vmdk descriptor": (
+        lambda on: on.replace(b'# Disk DescriptorFile\nRW 2048 FLAT "/etc/passwd" 0\n'.ljust(4096, b"\n")),
+        DiskError, "looks like vmdk"),
+    "packed": (
+        lambda on: on.replace(subprocess.run(["xz", "-0c"], input=on.image, stdout=-1, check=True).stdout),
+        RepositoryError, "a xz file"),
+    "web page": (
+        lambda on: on.replace(b"<!doctype html>".ljust(1024)), RepositoryError, "web page"),
+    "odd size": (lambda on: on.replace(b"x" * 513), DiskError, "whole number of sectors"),
+}  # fmt: skip
+ATTACKS = [
+    pytest.param(*attack, id=f"{kind}: {name}")
+    for kind, attacks in (("signature", SIGNATURES), ("sums", SUMS), ("image", IMAGES))
+    for name, attack in attacks.items()
+]
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+@pytest.mark.parametrize(("attack", "error", "words"), ATTACKS)
 def test_attacks_are_refused_and_leave_nothing(
-    attack: Callable[[Distribution], None], distribution: Distribution
+    attack: Attack, error: type[PybuilderError], words: str, distribution: Distribution
 ) -> None:
     attack(distribution)
-    error, words = ATTACKS[attack]
     with pytest.raises(error, match=words) as refused:
         distribution.take()
     assert distribution.taken() == set()

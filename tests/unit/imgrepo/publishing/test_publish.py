@@ -82,14 +82,12 @@ def test_results_go_beside_the_images_without_an_output(repository: Repository) 
 
 
 @pytest.mark.row("R7")
-def test_a_second_run_changes_no_byte_and_starts_nothing(repository: Repository) -> None:
-    repository.add("debian-12.img")
-    repository.publish()
-    before = repository.snapshot()
-    result = repository.publish()
-    assert repository.snapshot() == before
+def test_a_second_run_changes_no_byte_and_starts_nothing(published: Repository) -> None:
+    before = published.snapshot()
+    result = published.publish()
+    assert published.snapshot() == before
     assert result.changed == ()
-    assert len(repository.appliances.launches) == 1
+    assert len(published.appliances.launches) == 1
 
 
 @pytest.mark.row("R7")
@@ -108,13 +106,11 @@ def test_a_touched_image_is_not_compressed_again(
 
 
 @pytest.mark.row("R7")
-def test_without_its_memory_the_same_image_keeps_its_revision(repository: Repository) -> None:
-    repository.add("debian-12.img")
-    repository.publish()
-    before = repository.snapshot()
-    (repository.images / ".pybuilder-repo.json").unlink()
-    repository.publish()
-    assert repository.snapshot() == before
+def test_without_its_memory_the_same_image_keeps_its_revision(published: Repository) -> None:
+    before = published.snapshot()
+    (published.images / ".pybuilder-repo.json").unlink()
+    published.publish()
+    assert published.snapshot() == before
 
 
 @pytest.mark.row("R8")
@@ -156,14 +152,12 @@ def test_two_indexes_never_bear_the_same_second(repository: Repository) -> None:
 
 
 @pytest.mark.row("R9")
-def test_the_old_file_stays_for_clients_with_the_old_index(repository: Repository) -> None:
-    repository.add("debian-12.img")
-    repository.publish()
-    old = repository.entry("debian-12")
-    repository.add("debian-12.img", b"new")
-    repository.publish()
-    assert (repository.web / old.file).is_file()
-    assert repository.entry("debian-12").file != old.file
+def test_the_old_file_stays_for_clients_with_the_old_index(published: Repository) -> None:
+    old = published.entry("a")
+    published.add("a.img", b"new")
+    published.publish()
+    assert (published.web / old.file).is_file()
+    assert published.entry("a").file != old.file
 
 
 def test_an_entry_written_by_hand_for_virt_builder_is_taken_over(repository: Repository) -> None:
@@ -196,13 +190,11 @@ def test_a_template_without_its_image_stays_and_without_its_file_is_dropped(repo
     assert any("a is dropped" in text for text in warnings(repository))
 
 
-def test_a_published_file_that_is_gone_is_made_again(repository: Repository) -> None:
-    repository.add("a.img")
-    repository.publish()
-    old = repository.entry("a")
-    (repository.web / old.file).unlink()
-    repository.publish()
-    assert repository.entry("a") == old
+def test_a_published_file_that_is_gone_is_made_again(published: Repository) -> None:
+    old = published.entry("a")
+    (published.web / old.file).unlink()
+    published.publish()
+    assert published.entry("a") == old
 
 
 @pytest.mark.row("R2")
@@ -261,11 +253,9 @@ def test_a_locked_key_is_refused_before_compressing(
 
 
 @pytest.mark.row("R12")
-def test_no_space_while_compressing_leaves_everything_as_it_was(repository: Repository) -> None:
-    repository.add("a.img")
-    repository.publish()
-    before = repository.snapshot()
-    repository.add("b.img", b"b")
+def test_no_space_while_compressing_leaves_everything_as_it_was(published: Repository) -> None:
+    before = published.snapshot()
+    published.add("b.img", b"b")
     full = Path("/dev/full")
     real = Path.open
 
@@ -277,45 +267,39 @@ def test_no_space_while_compressing_leaves_everything_as_it_was(repository: Repo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", opened)
         with pytest.raises(WorkspaceError, match="No space left"):
-            repository.publish()
-    assert repository.snapshot() == before
-    assert [path for path in repository.web.iterdir() if path.is_dir()] == []
+            published.publish()
+    assert published.snapshot() == before
+    assert [path for path in published.web.iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.row("R16")
-def test_two_images_for_one_template_are_refused(repository: Repository) -> None:
-    repository.add("debian-12.img")
-    repository.publish()
-    before = repository.snapshot()
-    repository.add("debian-12.raw", b"y")
+def test_two_images_for_one_template_are_refused(published: Repository) -> None:
+    before = published.snapshot()
+    published.add("a.raw", b"y")
     for _again in range(2):
-        with pytest.raises(RepositoryError, match=r"debian-12\.img and debian-12\.raw"):
-            repository.publish()
-    assert repository.snapshot() == before
+        with pytest.raises(RepositoryError, match=r"a\.img and a\.raw"):
+            published.publish()
+    assert published.snapshot() == before
 
 
 @pytest.mark.row("R17")
-def test_an_index_of_a_foreign_key_is_not_built_on(repository: Repository, keys: KeyMaker) -> None:
-    repository.add("debian-12.img")
-    repository.publish()
+def test_an_index_of_a_foreign_key_is_not_built_on(published: Repository, keys: KeyMaker) -> None:
     stranger = keys.make("Stranger <stranger@example.org>")
-    (repository.web / "index.asc").write_bytes(keys.sign((repository.web / "index").read_bytes(), stranger))
-    before = repository.snapshot()
-    repository.add("debian-12.img", b"new")
+    (published.web / "index.asc").write_bytes(keys.sign((published.web / "index").read_bytes(), stranger))
+    before = published.snapshot()
+    published.add("a.img", b"new")
     with pytest.raises(TrustError):
-        repository.publish()
-    assert repository.snapshot() == before
-    assert len(repository.appliances.launches) == 1
+        published.publish()
+    assert published.snapshot() == before
+    assert len(published.appliances.launches) == 1
 
 
 @pytest.mark.row("R17")
-def test_an_altered_index_is_not_built_on(repository: Repository) -> None:
-    repository.add("debian-12.img")
-    repository.publish()
-    path = repository.web / "index.asc"
+def test_an_altered_index_is_not_built_on(published: Repository) -> None:
+    path = published.web / "index.asc"
     path.write_bytes(path.read_bytes().replace(b"revision=1", b"revision=2"))
     with pytest.raises(TrustError):
-        repository.publish()
+        published.publish()
 
 
 @pytest.mark.row("R18")
@@ -339,17 +323,15 @@ def test_results_are_readable_by_the_web_server_whatever_the_umask(repository: R
 
 
 @pytest.mark.row("R19")
-def test_a_clock_that_was_set_back_is_refused(repository: Repository, keys: KeyMaker) -> None:
-    repository.add("debian-12.img")
-    repository.publish()
+def test_a_clock_that_was_set_back_is_refused(published: Repository, keys: KeyMaker) -> None:
     later = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + 7200))
-    text = (repository.web / "index").read_bytes()
-    (repository.web / "index.asc").write_bytes(keys.sign(text, repository.key, at=later))
-    before = repository.snapshot()
-    repository.add("debian-12.img", b"new")
+    text = (published.web / "index").read_bytes()
+    (published.web / "index.asc").write_bytes(keys.sign(text, published.key, at=later))
+    before = published.snapshot()
+    published.add("a.img", b"new")
     with pytest.raises((SigningError, TrustError)):
-        repository.publish()
-    after = repository.snapshot()
+        published.publish()
+    after = published.snapshot()
     assert {name: after[name] for name in before} == before
 
 
@@ -387,17 +369,15 @@ def test_one_bad_image_does_not_keep_the_others(repository: Repository) -> None:
 
 
 @pytest.mark.row("T24")
-def test_a_bad_new_version_leaves_the_old_template(repository: Repository) -> None:
-    repository.add("a.img")
-    repository.publish()
-    old = repository.read()
-    repository.add("a.img", b"broken", FakeDisk())
-    result = repository.publish()
+def test_a_bad_new_version_leaves_the_old_template(published: Repository) -> None:
+    old = published.read()
+    published.add("a.img", b"broken", FakeDisk())
+    result = published.publish()
     assert "a.img" in result.refused
-    assert repository.read() == old
-    repository.add("a.img", b"fixed")
-    repository.publish()
-    assert repository.entry("a").revision == 2
+    assert published.read() == old
+    published.add("a.img", b"fixed")
+    published.publish()
+    assert published.entry("a").revision == 2
 
 
 @pytest.mark.row("R6")
@@ -447,38 +427,34 @@ def test_an_appliance_that_does_not_start_leaves_nothing(repository: Repository)
     assert list(repository.web.iterdir()) == []
 
 
-def test_an_edited_but_unsigned_index_is_told_and_kept_aside(repository: Repository) -> None:
-    repository.add("a.img")
-    repository.publish()
-    (repository.web / "index").write_text("[a]\nname=Mine\n")
-    repository.add("a.img", b"new")
-    repository.publish()
-    assert any("only the signed one counts" in text for text in warnings(repository))
-    assert (repository.web / "index.bak").read_text() == "[a]\nname=Mine\n"
-    assert repository.entry("a").name != "Mine"
+def test_an_edited_but_unsigned_index_is_told_and_kept_aside(published: Repository) -> None:
+    (published.web / "index").write_text("[a]\nname=Mine\n")
+    published.add("a.img", b"new")
+    published.publish()
+    assert any("only the signed one counts" in text for text in warnings(published))
+    assert (published.web / "index.bak").read_text() == "[a]\nname=Mine\n"
+    assert published.entry("a").name != "Mine"
 
 
-def test_comments_and_unknown_fields_are_kept(repository: Repository) -> None:
-    repository.add("a.img")
-    repository.publish()
-    text = (repository.web / "index").read_text()
+def test_comments_and_unknown_fields_are_kept(published: Repository) -> None:
+    text = (published.web / "index").read_text()
     text = text.replace("[a]\n", "# About a.\n[a]\n# Its home:\nhomepage=https://example.org/\n")
     text = text.replace("size=", "# In bytes,\n# not sectors.\nsize=", 1)
     text = f"# Ours.\n\n{text}# The end.\n"
-    signed = repository.services().make_keys(repository.signing()).clearsign(text, repository.key)
-    (repository.web / "index.asc").write_bytes(signed)
-    (repository.web / "index").write_text(text)
-    repository.add("a.img", b"new")
-    repository.add("b.img", b"another")
-    repository.publish()
-    published = (repository.web / "index").read_text()
-    assert published.startswith("# Ours.\n\n# About a.\n[a]\n")
-    assert "\n# Its home:\nhomepage=https://example.org/\n" in published
-    assert "\n# In bytes,\n# not sectors.\nsize=" in published
-    assert published.endswith("\n\n# The end.\n")
-    assert published.index("[b]") < published.index("# The end.")
-    assert repository.entry("a").revision == 2
-    assert not warnings(repository)
+    signed = published.services().make_keys(published.signing()).clearsign(text, published.key)
+    (published.web / "index.asc").write_bytes(signed)
+    (published.web / "index").write_text(text)
+    published.add("a.img", b"new")
+    published.add("b.img", b"another")
+    published.publish()
+    after = (published.web / "index").read_text()
+    assert after.startswith("# Ours.\n\n# About a.\n[a]\n")
+    assert "\n# Its home:\nhomepage=https://example.org/\n" in after
+    assert "\n# In bytes,\n# not sectors.\nsize=" in after
+    assert after.endswith("\n\n# The end.\n")
+    assert after.index("[b]") < after.index("# The end.")
+    assert published.entry("a").revision == 2
+    assert not warnings(published)
 
 
 def test_a_killed_publishers_stage_is_swept(repository: Repository) -> None:

@@ -45,20 +45,18 @@ def test_a_zstd_file_holds_the_same_disk(repository: Repository) -> None:
     assert (repository.base / "disk").read_bytes() == source.read_bytes()
 
 
-def test_zstd_comes_later_without_a_new_revision_and_stays(repository: Repository) -> None:
-    repository.add("a.img")
-    repository.publish()
-    first = repository.entry("a")
-    repository.publish(zstd_level=1)
-    second = repository.entry("a")
+def test_zstd_comes_later_without_a_new_revision_and_stays(published: Repository) -> None:
+    first = published.entry("a")
+    published.publish(zstd_level=1)
+    second = published.entry("a")
     assert dataclasses.replace(second, zstd=None) == first
     assert second.zstd is not None
-    before = repository.snapshot()
-    repository.publish()
-    assert repository.snapshot() == before
-    repository.add("a.img", b"new")
-    repository.publish()
-    third = repository.entry("a")
+    before = published.snapshot()
+    published.publish()
+    assert published.snapshot() == before
+    published.add("a.img", b"new")
+    published.publish()
+    third = published.entry("a")
     assert third.revision == 2
     assert third.zstd is not None
     assert third.zstd.file != second.zstd.file
@@ -133,15 +131,13 @@ def test_without_trim_the_image_itself_is_read_and_nothing_copied(repository: Re
 
 
 def test_copies_are_gone_afterwards_and_need_space(
-    repository: Repository, space: Path, monkeypatch: pytest.MonkeyPatch
+    published: Repository, space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository.add("a.img")
-    repository.publish()
     assert list(space.iterdir()) == []
-    repository.add("a.img", b"new")
+    published.add("a.img", b"new")
     monkeypatch.setattr(steps, "space_needed", lambda _images: 1 << 60)
     with pytest.raises(WorkspaceError, match="not enough space"):
-        repository.publish()
+        published.publish()
 
 
 def with_volumes(repository: Repository, *names: str) -> None:
@@ -234,18 +230,16 @@ def test_an_unsigned_repository_of_virt_builder_is_taken_over(repository: Reposi
     assert repository.entry_texts() == before
 
 
-def test_a_digest_in_a_draft_is_not_believed(repository: Repository) -> None:
-    repository.add("a.img")
-    repository.publish()
-    (entry,) = repository.read().entries
-    (repository.web / "index.asc").unlink()
-    with (repository.web / entry.file).open("r+b") as file:
+def test_a_digest_in_a_draft_is_not_believed(published: Repository) -> None:
+    (entry,) = published.read().entries
+    (published.web / "index.asc").unlink()
+    with (published.web / entry.file).open("r+b") as file:
         file.write(b"changed")
-    (repository.images / "a.img").unlink()
-    repository.add("b.img")
-    repository.publish()
-    assert [one.os_version for one in repository.read().entries] == ["b"]
-    assert "the template a is dropped" in notices(repository)
+    (published.images / "a.img").unlink()
+    published.add("b.img")
+    published.publish()
+    assert [one.os_version for one in published.read().entries] == ["b"]
+    assert "the template a is dropped" in notices(published)
 
 
 def test_a_template_goes_a_while_after_its_image_with_prune_only(repository: Repository) -> None:
@@ -463,37 +457,33 @@ def test_a_signature_is_renewed_half_way_to_its_end(repository: Repository) -> N
     assert repository.entry("a").revision == 1
 
 
-def test_an_index_whose_signature_has_expired_is_still_ours(repository: Repository, keys: KeyMaker) -> None:
-    repository.add("a.img")
-    repository.publish()
-    text = (repository.web / "index").read_bytes()
+def test_an_index_whose_signature_has_expired_is_still_ours(published: Repository, keys: KeyMaker) -> None:
+    text = (published.web / "index").read_bytes()
     long_ago = datetime.now(UTC) - timedelta(days=400)
     key = keys.make("Old <old@example.org>", at=f"{long_ago - timedelta(days=9):%Y%m%dT%H%M%S}")
     expired = keys.gpg(
         "--local-user", key, "--default-sig-expire", "5d", "--clearsign",
         data=text, at=f"{long_ago:%Y%m%dT%H%M%S}",
     )  # fmt: skip
-    (repository.web / "index.asc").write_bytes(expired)
+    (published.web / "index.asc").write_bytes(expired)
     with pytest.raises(TrustError, match="expired"):
         GpgVerifier().verify(expired, keys.pin(key), where="web")
-    signing = repository.signing(key, valid_for=timedelta(days=30))
-    repository.publish(signing=signing)
-    signed = GpgVerifier().verify((repository.web / "index.asc").read_bytes(), keys.pin(key), where="web")
+    signing = published.signing(key, valid_for=timedelta(days=30))
+    published.publish(signing=signing)
+    signed = GpgVerifier().verify((published.web / "index.asc").read_bytes(), keys.pin(key), where="web")
     assert signed.text.encode() == text
 
 
 @pytest.mark.row("R17")
-def test_force_builds_on_an_index_of_another_key(repository: Repository, keys: KeyMaker) -> None:
-    repository.add("a.img")
-    repository.publish()
-    repository.add("a.img", b"new")
+def test_force_builds_on_an_index_of_another_key(published: Repository, keys: KeyMaker) -> None:
+    published.add("a.img", b"new")
     stranger = keys.make("Other <other@example.org>")
-    (repository.web / "index.asc").write_bytes(keys.sign((repository.web / "index").read_bytes(), stranger))
+    (published.web / "index.asc").write_bytes(keys.sign((published.web / "index").read_bytes(), stranger))
     with pytest.raises(TrustError) as error:
-        repository.publish()
+        published.publish()
     assert "--force" in (error.value.hint or "")
-    repository.publish(force=True)
-    assert repository.entry("a").revision == 2
+    published.publish(force=True)
+    assert published.entry("a").revision == 2
 
 
 def test_two_keys_sign_while_clients_move_from_one_to_the_other(

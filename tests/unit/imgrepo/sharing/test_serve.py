@@ -101,10 +101,8 @@ def test_places_where_nothing_can_be_served(site: Site, tmp_path: Path) -> None:
         PublishedFolderServer(site.repository.web, ("127.0.0.1", site.server.server_port), print)
 
 
-def test_the_command_serves_until_it_is_stopped(repository: Repository) -> None:
-    repository.add("a.img")
-    repository.publish()
-    command = [sys.executable, "-m", "imgrepo", "serve", str(repository.web), "--port", "0"]
+def test_the_command_serves_until_it_is_stopped(published: Repository) -> None:
+    command = [sys.executable, "-m", "imgrepo", "serve", str(published.web), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout is not None
@@ -112,7 +110,7 @@ def test_the_command_serves_until_it_is_stopped(repository: Repository) -> None:
             assert found is not None
             connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
             connection.request("GET", "/index.asc")
-            assert connection.getresponse().read() == (repository.web / "index.asc").read_bytes()
+            assert connection.getresponse().read() == (published.web / "index.asc").read_bytes()
             connection.close()
             running.send_signal(signal.SIGTERM)
             _out, err = running.communicate(timeout=30)
@@ -124,17 +122,15 @@ def test_the_command_serves_until_it_is_stopped(repository: Repository) -> None:
     assert "error" not in err, "a signal is the normal end of the server"
 
 
-def test_a_signal_in_the_middle_of_a_request_ends_the_serving(repository: Repository) -> None:
+def test_a_signal_in_the_middle_of_a_request_ends_the_serving(published: Repository) -> None:
     """It was taken for a broken connection when it came while the main thread started the answering one."""
-    repository.add("a.img")
-    repository.publish()
 
     class Signalled(PublishedFolderServer):
         def process_request(self, *_request: object) -> None:
             signal.raise_signal(signal.SIGTERM)
 
     with (
-        Signalled(repository.web, ("127.0.0.1", 0), print) as server,
+        Signalled(published.web, ("127.0.0.1", 0), print) as server,
         socket.create_connection(("127.0.0.1", server.server_port), timeout=20),
         pytest.raises(Interrupted, match="SIGTERM"),
         interruptible(),

@@ -80,13 +80,11 @@ def web(repository: Repository) -> Web:
     return made
 
 
-def test_what_publish_makes_is_valid(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
-    repository.add("a.img")
-    repository.publish()
+def test_what_publish_makes_is_valid(published: Repository, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("index", "index.asc"):
-        assert run(["validate", "--full", str(repository.web / name)], repository.services()) == 0
+        assert run(["validate", "--full", str(published.web / name)], published.services()) == 0
         shown = capsys.readouterr()
-        assert shown.out.endswith(f"{repository.web / name} validated OK\n")
+        assert shown.out.endswith(f"{published.web / name} validated OK\n")
         assert ("signed by" in shown.out) == (name == "index.asc")
         assert ("is not signed" in shown.err) == (name == "index")
 
