@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.events import Event
+from imgbuilder.events import Event, Notice, Severity
 from imgindex.gpg import GpgVerifier
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
@@ -131,6 +131,15 @@ class Repository:
         plain = PublishRequest(self.images, self.web, self.signing(), preset="0")
         request = dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
         return publish(request, self.services(), self.events.append)
+
+    def notices(self, *kinds: Severity) -> str:
+        """Return what was reported, one notice a line; by default of every kind."""
+        found = [event for event in self.events if isinstance(event, Notice)]
+        return "\n".join(event.text for event in found if event.severity in (kinds or Severity))
+
+    def names(self) -> list[str]:
+        """Return the names of the templates in the served index."""
+        return [entry.os_version for entry in self.read().entries]
 
     def read(self) -> Index:
         """Read the served index as a client does: verified, every file there and right."""

@@ -99,6 +99,8 @@ def test_a_name_that_is_not_utf8_stays_readable(tmp_path: Path) -> None:
     [
         (b"", "cannot be read"),
         (b"[]", "cannot be read"),
+        (b"{}", "cannot be read"),
+        (b"\xff", "cannot be read"),
         (b"[" * 500, "cannot be read"),
         (b'{"version": 2}', "a different version"),
         (b'{"version": 1}', "at: field required"),

@@ -25,7 +25,7 @@ from imgrepo.bootcheck import boot as booting
 from imgrepo.bootcheck import hypervisor
 from imgrepo.bootcheck.hypervisor import write_pictures
 from imgrepo.cli.main import run
-from imgrepo.library.records import BOOT_FILE, Verdict
+from imgrepo.library.records import BOOT_FILE, BootRecord, Verdict
 from imgrepo.services import Services
 from tests.fakes.bootcheck_stub import Stub
 from tests.fakes.machine import locked
@@ -60,6 +60,12 @@ def boot_check(*words: str | Path) -> int:
     return run(["boot-check", *map(str, words)], Services())
 
 
+def recorded(entry: Path) -> BootRecord:
+    record = BOOT_FILE.read(entry / "boot")
+    assert record is not None
+    return record
+
+
 def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -70,8 +76,7 @@ def test_a_boot_is_recorded_with_its_pictures(
     stub.set(consoles.DEBIAN + b"\r\n[   66.0] I/O error, dev vda, sector 1\r\n")
     before = (entry / "web.img").stat()
     assert boot_check(entry, "--keep-screenshot") == 0
-    record = BOOT_FILE.read(entry / "boot")
-    assert record is not None
+    record = recorded(entry)
     assert (record.verdict, record.reason, record.qemu) == (Verdict.BOOTED, "", "7.2.22")
     assert (record.accelerator, record.pictures, record.ports) == ("tcg", True, ())
     assert record.concerns == ("[   66.0] I/O error, dev vda, sector 1",)
@@ -94,8 +99,7 @@ def test_a_failed_boot_replaces_an_older_record(
     assert boot_check(entry) == 0
     stub.set(consoles.INITRAMFS, "junk")
     assert boot_check("web", "--library", entry.parent) == 1
-    record = BOOT_FILE.read(entry / "boot")
-    assert record is not None
+    record = recorded(entry)
     assert record.verdict is Verdict.FAILED
     assert "root was not found" in record.reason
     assert not record.pictures
@@ -124,8 +128,7 @@ def test_every_bad_end_has_its_reason(
     monkeypatch.setattr(booting, "EMULATION", 0.02)
     stub.set(console, how)
     assert boot_check(entry) == 1
-    record = BOOT_FILE.read(entry / "boot")
-    assert record is not None
+    record = recorded(entry)
     assert record.verdict is Verdict.FAILED
     assert reason in record.reason
     assert (entry / "boot" / "serial.log").stat().st_size < (2 << 20)
@@ -201,9 +204,7 @@ def test_kvm_that_shows_nothing_is_not_held_against_the_image(
     monkeypatch.setattr(booting, "chosen_accelerator", lambda *_args: verdict)
     monkeypatch.setattr(booting, "EMULATION", 5)
     assert boot_check(entry, "--time", "5") == 0
-    record = BOOT_FILE.read(entry / "boot")
-    assert record is not None
-    assert record.accelerator == "tcg"
+    assert recorded(entry).accelerator == "tcg"
 
 
 class Port:
@@ -276,8 +277,7 @@ def test_a_port_answers_when_the_guest_does(
     ports.append(Port(closes=closes, sends=sends))
     stub.set(consoles.DEBIAN, table=table(ports[0], 80, *states))
     assert boot_check(entry, "--port", "80") == (0 if answers else 1)
-    record = BOOT_FILE.read(entry / "boot")
-    assert record is not None
+    record = recorded(entry)
     assert record.ports == ((80,) if answers else ())
     assert answers or "port 80 does not answer" in record.reason
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import RepositoryError, TrustError, UsageError, WorkspaceError
-from imgbuilder.events import Notice, Severity, ignore
+from imgbuilder.events import Severity, ignore
 from imgrepo.catalogue import make as make_module
 from imgrepo.catalogue.memory import Shown, compare, files_named, next_shown, versions_of
 from imgrepo.catalogue.model import Change
@@ -188,11 +188,7 @@ def test_records_of_another_image_are_not_shown(library: Repository) -> None:
     words = words_of(library, WEB)
     assert "Boot check" not in words
     assert "4 packages" not in words
-    warned = [
-        event.text
-        for event in library.events
-        if isinstance(event, Notice) and event.severity is Severity.WARNING
-    ]
+    warned = library.notices(Severity.WARNING).splitlines()
     assert len(warned) == 3
     assert all("a different image" in text for text in warned)
     # Packages of the published image are not forgotten when the next one is examined.
@@ -208,7 +204,7 @@ def test_a_broken_entry_keeps_no_other(library: Repository) -> None:
     (library.images / "ascii-snake" / "entry.toml").write_text("titel = 1\n")
     (library.images / "later" / "entry.toml").write_text("not-before = 'x'\n")
     make_site(library, calendar=True)
-    warned = "\n".join(event.text for event in library.events if isinstance(event, Notice))
+    warned = library.notices()
     assert "the entry ascii-snake is left out: " in warned
     assert "there is no such key" in warned
     assert "the entry later is left out: " in warned
@@ -428,10 +424,6 @@ def test_reviewers_are_shown_as_long_as_their_word_holds(
     library: Repository, keys: KeyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice = keys.make("Alice <alice@example.org>")
-
-    def said() -> str:
-        return "\n".join(event.text for event in library.events if isinstance(event, Notice))
-
     reviewers = tmp_path / "reviewers.asc"
     reviewers.write_bytes(keys.export(alice))
     folder = EntryFolder(library.images / "debian-web")
@@ -444,13 +436,12 @@ def test_reviewers_are_shown_as_long_as_their_word_holds(
     assert f"Reviewed by {alice}" in words
     assert ": read <b>all</b> of it" in words
     assert b"<b>all" not in site_files(library)[WEB]
-    assert (
-        "ascii-snake is shown without its folder, only as in the index: ascii-snake is not approved" in said()
-    )
+    alone = "is shown without its folder, only as in the index"
+    assert f"ascii-snake {alone}: ascii-snake is not approved" in library.notices()
     approved = folder.description.read_text()
     folder.description.write_text(approved.replace("Grace Example", "Mallory"))
     make_site(library, reviewers=reviewers)
     words = words_of(library, WEB)
     assert "Reviewed by" not in words
     assert [one for one in ("Mallory", "Booted in", "4 packages") if one in words] == []
-    assert "debian-web is shown without its folder, only as in the index: the approval" in said()
+    assert f"debian-web {alone}: the approval" in library.notices()

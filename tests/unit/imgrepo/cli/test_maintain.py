@@ -97,10 +97,10 @@ def test_refresh_refuses_a_clock_that_was_set_back(operator: Operator, keys: Key
 
 def test_withdrawn_templates_are_gone_and_stay_gone_until_it_is_undone(operator: Operator) -> None:
     operator.type("withdraw WEB a -K KEY")
-    assert [entry.os_version for entry in operator.repository.read().entries] == ["b"]
+    assert operator.repository.names() == ["b"]
     operator.repository.add("a.img", b"new")
     operator.repository.publish()
-    assert [entry.os_version for entry in operator.repository.read().entries] == ["b"]
+    assert operator.repository.names() == ["b"]
     operator.type("withdraw WEB a -K KEY", 2)
     assert "the index, which is empty now" in operator.type("withdraw WEB b -K KEY")
     out = operator.type("status WEB")
@@ -111,7 +111,7 @@ def test_withdrawn_templates_are_gone_and_stay_gone_until_it_is_undone(operator:
     operator.type("withdraw --undo WEB b -K KEY", 2)
     operator.type("withdraw --undo WEB a -K KEY")
     operator.repository.publish()
-    assert [entry.os_version for entry in operator.repository.read().entries] == ["b", "a"]
+    assert operator.repository.names() == ["b", "a"]
 
 
 def test_a_deprecated_template_says_so(operator: Operator) -> None:

@@ -14,7 +14,7 @@ from imgbuilder.guests.ports import LARGEST_TEXT
 from imgrepo.contents.databases import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
 from imgrepo.contents.packages import find_target, list_packages
-from imgrepo.library.records import CONTENTS_FILE, Package
+from imgrepo.library.records import Package
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.contents.guests import STATUS, debian_guest, disk_of, look
@@ -34,12 +34,6 @@ def test_packages_of_dpkg(tmp_path: Path) -> None:
         Package("libssl3", "3.0.11-1", "amd64", "openssl", "3.0.11-1", ("Apache-2.0",), copyleft=False),
         Package("libz", "1.0-1", "all", "libz", "1.0-1"),
     )  # fmt: skip
-
-
-def test_the_record_comes_back_as_it_was(tmp_path: Path) -> None:
-    found = look(tmp_path, disk_of(debian_guest()))
-    CONTENTS_FILE.write(tmp_path, found)
-    assert CONTENTS_FILE.read(tmp_path) == found
 
 
 def test_guests_without_dpkg_have_a_file_for_each_package(tmp_path: Path) -> None:
@@ -101,16 +95,20 @@ def test_a_place_on_a_disk_that_is_not_there(tmp_path: Path, options: str) -> No
             look(tmp_path, disk)
 
 
-def test_a_root_on_a_logical_volume(tmp_path: Path) -> None:
-    disk = FakeDisk(
-        {1: FakeFilesystem("vfat"), 2: FakeFilesystem("LVM2_member")},
-        others={"/dev/system/root": FakeFilesystem("ext4", debian_guest())},
-    )
+@pytest.mark.parametrize(
+    "disk",
+    [
+        FakeDisk(
+            {1: FakeFilesystem("vfat"), 2: FakeFilesystem("LVM2_member")},
+            others={"/dev/system/root": FakeFilesystem("ext4", debian_guest())},
+        ),
+        FakeDisk({0: FakeFilesystem("ext4", debian_guest())}),
+        disk_of(debian_guest(f"{STATUS}\n{STATUS}")),
+    ],
+    ids=["logical volume", "whole disk", "every package twice"],
+)
+def test_disks_of_other_kinds(tmp_path: Path, disk: FakeDisk) -> None:
     assert len(look(tmp_path, disk).packages) == 4
-
-
-def test_a_root_on_the_whole_disk(tmp_path: Path) -> None:
-    assert len(look(tmp_path, FakeDisk({0: FakeFilesystem("ext4", debian_guest())})).packages) == 4
 
 
 def test_two_systems_on_one_disk(tmp_path: Path) -> None:
@@ -118,10 +116,6 @@ def test_two_systems_on_one_disk(tmp_path: Path) -> None:
     roots = {f"/dev/sda{number}": {"type": "linux"} for number in guests}
     with pytest.raises(GuestError, match="2 operating systems"):
         look(tmp_path, FakeDisk(guests, roots=roots))
-
-
-def test_a_package_that_is_there_twice_is_listed_once(tmp_path: Path) -> None:
-    assert len(look(tmp_path, disk_of(debian_guest(f"{STATUS}\n{STATUS}"))).packages) == 4
 
 
 @pytest.mark.parametrize(

@@ -24,16 +24,22 @@ def look(folder: Path, appliances: FakeAppliances) -> dict[str, ImageFacts | Pyb
     return examine(images, appliances, ApplianceOptions(), lambda _event: None)
 
 
+def facts_of(folder: Path, disk: FakeDisk, table: bytes | None = TABLE) -> ImageFacts:
+    """Return the facts of an image with some disk; without a table, it has no partitions."""
+    image(folder / "a.img") if table is None else partitioned(folder / "a.img", table)
+    facts = look(folder, FakeAppliances({"a.img": disk}))["a.img"]
+    assert isinstance(facts, ImageFacts)
+    return facts
+
+
 def inspected(**facts: str) -> dict[str, str]:
     known = {"type": "linux", "arch": "x86_64", "distro": "debian", "osinfo": "debian12"}
     return known | {"product_name": "Debian 12", "package_management": "apt"} | facts
 
 
 def test_the_root_is_where_os_release_is(tmp_path: Path) -> None:
-    partitioned(tmp_path / "a.img")
-    appliances = FakeAppliances({"a.img": debian()})
-    facts = look(tmp_path, appliances)["a.img"]
-    assert facts == ImageFacts("x86_64", "Debian GNU/Linux 12 (bookworm)", "debian12", "/dev/sda2")
+    facts = ImageFacts("x86_64", "Debian GNU/Linux 12 (bookworm)", "debian12", "/dev/sda2")
+    assert facts_of(tmp_path, debian()) == facts
 
 
 def test_the_second_disks_partition_is_named_as_on_a_first_one(tmp_path: Path) -> None:
@@ -46,19 +52,35 @@ def test_the_second_disks_partition_is_named_as_on_a_first_one(tmp_path: Path) -
     assert found["b.img"].expand == "/dev/sda2"
 
 
-def test_a_root_with_something_behind_it_does_not_grow(tmp_path: Path) -> None:
-    partitioned(tmp_path / "a.img", TABLE + b"start=8192, size=2048\n")
-    facts = look(tmp_path, FakeAppliances({"a.img": debian()}))["a.img"]
-    assert isinstance(facts, ImageFacts)
-    assert facts.expand is None
-
-
-def test_a_root_on_the_whole_disk_does_not_grow(tmp_path: Path) -> None:
-    image(tmp_path / "a.img")
-    disk = debian()
-    facts = look(tmp_path, FakeAppliances({"a.img": FakeDisk({0: disk.filesystems[2]})}))["a.img"]
-    assert isinstance(facts, ImageFacts)
-    assert facts.expand is None
+@pytest.mark.parametrize(
+    ("disk", "table", "grows", "volume"),
+    [
+        (debian(), TABLE + b"start=8192, size=2048\n", None, None),
+        (FakeDisk({0: debian().filesystems[2]}), None, None, None),
+        (
+            FakeDisk(
+                {2: FakeFilesystem("LVM2_member")},
+                {"/dev/vg/root": inspected()},
+                volumes={"/dev/vg/root": "/dev/sda2"},
+            ),
+            TABLE,
+            "/dev/sda2",
+            "/dev/vg/root",
+        ),
+        (
+            FakeDisk({2: FakeFilesystem("btrfs")}, roots={"btrfsvol:/dev/sda2/root": inspected()}),
+            TABLE,
+            "/dev/sda2",
+            None,
+        ),
+    ],
+    ids=["something behind it", "whole disk", "LVM", "btrfs"],
+)
+def test_what_grows_with_the_disk(
+    tmp_path: Path, disk: FakeDisk, table: bytes | None, grows: str | None, volume: str | None
+) -> None:
+    facts = facts_of(tmp_path, disk, table)
+    assert (facts.expand, facts.lvexpand) == (grows, volume)
 
 
 def test_many_images_share_few_launches(tmp_path: Path) -> None:
@@ -95,18 +117,6 @@ def test_without_os_release_the_image_is_inspected_alone(tmp_path: Path) -> None
     assert all(disk.readonly for launch in appliances.launches for disk in launch)
 
 
-def test_a_root_on_lvm_grows_with_its_partition(tmp_path: Path) -> None:
-    partitioned(tmp_path / "a.img")
-    disk = FakeDisk(
-        {2: FakeFilesystem("LVM2_member")},
-        {"/dev/vg/root": inspected()},
-        volumes={"/dev/vg/root": "/dev/sda2"},
-    )
-    facts = look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"]
-    assert isinstance(facts, ImageFacts)
-    assert (facts.expand, facts.lvexpand) == ("/dev/sda2", "/dev/vg/root")
-
-
 def test_logical_volumes_belong_to_the_image_that_has_their_group(tmp_path: Path) -> None:
     """In one launch: two images with groups of their own, and one whose group has no partition of its own."""
     disks = {}
@@ -131,14 +141,6 @@ def test_logical_volumes_belong_to_the_image_that_has_their_group(tmp_path: Path
     assert [len(launch) for launch in appliances.launches] == [3, 1], "the last one is looked at alone"
 
 
-def test_a_root_on_btrfs_grows(tmp_path: Path) -> None:
-    partitioned(tmp_path / "a.img")
-    disk = FakeDisk({2: FakeFilesystem("btrfs")}, roots={"btrfsvol:/dev/sda2/root": inspected()})
-    facts = look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"]
-    assert isinstance(facts, ImageFacts)
-    assert (facts.expand, facts.lvexpand) == ("/dev/sda2", None)
-
-
 @pytest.mark.row("R15")
 @pytest.mark.parametrize("arch", ["unknown", "", "x86_64\n[evil]", "x" * 40])
 def test_an_unknown_architecture_is_refused(tmp_path: Path, arch: str) -> None:
@@ -148,12 +150,9 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path, arch: str) -> None:
 
 
 def test_a_shell_of_another_kind_of_machine_is_inspected(tmp_path: Path) -> None:
-    image(tmp_path / "a.img")
     disk = debian(shell=b"#!/bin/false\n")
     disk.roots = {"/dev/sda2": inspected(arch="aarch64")}
-    facts = look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"]
-    assert isinstance(facts, ImageFacts)
-    assert facts.arch == "aarch64"
+    assert facts_of(tmp_path, disk, None).arch == "aarch64"
 
 
 def test_huge_files_of_a_guest_are_not_read(tmp_path: Path) -> None:

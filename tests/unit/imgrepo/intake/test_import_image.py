@@ -23,7 +23,6 @@ from imgbuilder.errors import (
     UsageError,
     WrongKeyError,
 )
-from imgbuilder.events import Notice
 from imgindex.gpg import trusted_keys_from_keyring
 from imgrepo.cli.main import run
 from imgrepo.intake.import_image import Imported, ImportRequest, import_image
@@ -255,8 +254,7 @@ def test_unsigned_checksums_need_an_option_and_give_a_warning(
     with pytest.raises(NotSignedError, match="not signed"):
         distribution.take()
     assert distribution.take(unsigned=True).proof.signed is None
-    messages = [event.text for event in distribution.repository.events if isinstance(event, Notice)]
-    assert any("not signed" in text for text in messages)
+    assert "not signed" in distribution.repository.notices()
 
 
 def test_a_broken_download_is_continued(distribution: Distribution) -> None:

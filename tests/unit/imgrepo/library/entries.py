@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from imgbuilder.events import Notice, ignore
+from imgbuilder.events import ignore
 from imgrepo.library import records
 from imgrepo.library.folder import EntryFolder
 from imgrepo.publishing.publish import PublishResult
@@ -33,16 +33,6 @@ def boot(folder: EntryFolder, verdict: records.Verdict = records.Verdict.BOOTED)
     records.BOOT_FILE.write(
         folder.boot, records.BootRecord(mark, verdict, "panic", "7.2.11", "tcg", now, 1.0)
     )
-
-
-def notices(repository: Repository) -> str:
-    """Return the notices of all commands, one a line."""
-    return "\n".join(event.text for event in repository.events if isinstance(event, Notice))
-
-
-def names(repository: Repository) -> list[str]:
-    """Return the names of the templates in the index."""
-    return [entry.os_version for entry in repository.read().entries]
 
 
 def reasons(result: PublishResult) -> str:

@@ -33,7 +33,7 @@ from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.results import Requirement
 from tests.fakes.keys import KeyMaker
-from tests.unit.imgrepo.library.entries import TEXT, add, boot, names, reasons
+from tests.unit.imgrepo.library.entries import TEXT, add, boot, reasons
 from tests.unit.imgrepo.repository import Repository, image
 
 DIGESTS = st.text("0123456789abcdef", min_size=128, max_size=128)
@@ -255,7 +255,7 @@ class TestPublish:
         sign(repository, add(repository, "good", fill=b"g"), reviewer)
         repository.add("loose.img")
         result = publish(repository, reviewers)
-        assert names(repository) == ["good"]
+        assert repository.names() == ["good"]
         assert "demo is not approved (let a reviewer look at it" in reasons(result)
         assert "loose.img is not known to be signed" in reasons(result)
         sign(repository, EntryFolder(repository.images / "demo"), reviewer)
@@ -336,7 +336,7 @@ class TestCommand:
         assert run(publishing, repository.services()) == 2
         assert "--reviewers FILE" in capsys.readouterr().err
         assert run([*publishing, "--reviewers", str(reviewers)], repository.services()) == 0
-        assert names(repository) == ["demo"]
+        assert repository.names() == ["demo"]
 
     def test_the_list_shows_it(
         self, repository: Repository, reviewer: str, reviewers: Path, capsys: pytest.CaptureFixture[str]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import ignore
 from imgbuilder.machine.model import Firmware, Forward
-from imgrepo.library import records
 from imgrepo.library.description import parse_description
 from imgrepo.library.folder import EntryFolder, broken_folders, find_entries, find_entry
 from imgrepo.library.records import ImageMark
@@ -209,46 +207,14 @@ class TestFolder:
         assert machine_of(folder.image(), folder.read(), relative=False).image == folder.path / "a.img"
 
 
-class TestRecords:
-    def mark(self, folder: EntryFolder) -> ImageMark:
-        return ImageMark.of(folder.image(), ignore)
-
-    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
-        mark = self.mark(entry(tmp_path, "a"))
-        boot = records.BootRecord(
-            mark, records.Verdict.FAILED, "panic", "7.2.11", "tcg", datetime(2026, 11, 25, tzinfo=UTC), 3.5,
-            ("Oops",), (22, 80), pictures=True,
-        )  # fmt: skip
-        package = records.Package("bash", "5.2-2+b2", "amd64", "bash", "5.2-2", ("GPL-3+",), copyleft=True)
-        unknown = dataclasses.replace(package, name="x", licences=(), copyleft=None)
-        contents = records.ContentsRecord(mark, "Debian 12", "debian", "12", "dpkg", (package, unknown))
-        sources = records.SourcesRecord(
-            mark, "s.tar", "ab", 3, (("bash", "5.2-2"),), (records.SourceGap("x", "1", "not found"),)
-        )
-        records.BOOT_FILE.write(tmp_path, boot)
-        records.CONTENTS_FILE.write(tmp_path, contents)
-        records.SOURCES_FILE.write(tmp_path, sources)
-        assert records.BOOT_FILE.read(tmp_path) == boot
-        assert records.CONTENTS_FILE.read(tmp_path) == contents
-        assert records.SOURCES_FILE.read(tmp_path) == sources
-
-    def test_none_is_none(self, tmp_path: Path) -> None:
-        assert records.BOOT_FILE.read(tmp_path) is None
-
-    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', "\xff", "[" * 5000, '{"version": 2}'])
-    def test_damaged_ones_are_errors(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "boot.json").write_bytes(text.encode("latin-1"))
-        with pytest.raises(RepositoryError, match=r"boot\.json"):
-            records.BOOT_FILE.read(tmp_path)
-
-    def test_a_record_is_of_one_image(self, tmp_path: Path) -> None:
-        folder = entry(tmp_path, "a")
-        mark = self.mark(folder)
-        image = folder.path / "a.img"
-        assert mark.fits(folder.image(), ignore)
-        data = image.read_bytes()
-        image.unlink()
-        image.write_bytes(data)  # a copy: another inode, the same bytes
-        assert mark.fits(folder.image(), ignore)
-        image.write_bytes(b"x" + data[1:])
-        assert not mark.fits(folder.image(), ignore)
+def test_a_record_is_of_one_image(tmp_path: Path) -> None:
+    folder = entry(tmp_path, "a")
+    mark = ImageMark.of(folder.image(), ignore)
+    image = folder.path / "a.img"
+    assert mark.fits(folder.image(), ignore)
+    data = image.read_bytes()
+    image.unlink()
+    image.write_bytes(data)  # a copy: another inode, the same bytes
+    assert mark.fits(folder.image(), ignore)
+    image.write_bytes(b"x" + data[1:])
+    assert not mark.fits(folder.image(), ignore)

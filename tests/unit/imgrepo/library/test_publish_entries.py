@@ -22,7 +22,7 @@ from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder, described, find_images
 from imgrepo.publishing.status import status_of
 from imgrepo.review.results import Requirement
-from tests.unit.imgrepo.library.entries import TEXT, add, boot, names, notices, reasons
+from tests.unit.imgrepo.library.entries import TEXT, add, boot, reasons
 from tests.unit.imgrepo.repository import Repository, image
 
 
@@ -69,9 +69,9 @@ def test_an_entry_waits_for_its_day(repository: Repository) -> None:
     add(repository, text=f"{TEXT}not-before = {day:%Y-%m-%dT%H:%M:%SZ}\n")
     add(repository, "other", fill=b"y")
     result = repository.publish()
-    assert names(repository) == ["other"]
+    assert repository.names() == ["other"]
     assert not result.refused
-    assert f"demo.img is held back until {day:%Y-%m-%d %H:%M} UTC" in notices(repository)
+    assert f"demo.img is held back until {day:%Y-%m-%d %H:%M} UTC" in repository.notices()
     assert not list(repository.web.glob("*demo*"))
     assert "[demo]" not in repository.entry_texts()
     status = status_of(
@@ -80,7 +80,7 @@ def test_an_entry_waits_for_its_day(repository: Repository) -> None:
     assert any("demo.img is held back until" in change for change in status.changes)
     repository.later = timedelta(days=4)
     repository.publish()
-    assert names(repository) == ["other", "demo"]
+    assert repository.names() == ["other", "demo"]
 
 
 class TestBeforeTheFirstDay:
@@ -102,7 +102,7 @@ class TestBeforeTheFirstDay:
         assert sorted(path.name for path in repository.images.iterdir()) == ["demo"]
         add(repository, text=TEXT)
         assert repository.publish().has_index
-        assert names(repository) == ["demo"]
+        assert repository.names() == ["demo"]
 
     def test_what_is_refused_still_fails(self, repository: Repository) -> None:
         add(repository, text="not-before = 2999-12-01\n")
@@ -137,7 +137,7 @@ def test_a_dry_run_publishes_nothing_and_reports_everything(repository: Reposito
     add(repository, "later", text="not-before = 2999-01-01", fill=b"y")
     result = repository.publish(dry_run=True)
     assert [entry.name for entry in result.index.entries] == ["A demo"]
-    assert "later.img is held back until 2999-01-01 00:00 UTC" in notices(repository)
+    assert "later.img is held back until 2999-01-01 00:00 UTC" in repository.notices()
     assert not list(repository.web.glob("[!.]*"))
 
 
@@ -147,8 +147,8 @@ def test_images_of_entries_are_removed_and_not_missed(repository: Repository) ->
     assert sorted(path.name for path in folder.path.iterdir()) == ["entry.toml"]
     repository.events.clear()
     repository.publish(prune=True, grace=timedelta())
-    assert names(repository) == ["demo"]
-    assert "gone" not in notices(repository)
+    assert repository.names() == ["demo"]
+    assert "gone" not in repository.notices()
 
 
 def test_a_removed_image_is_missed_like_a_loose_one(repository: Repository) -> None:
@@ -156,8 +156,8 @@ def test_a_removed_image_is_missed_like_a_loose_one(repository: Repository) -> N
     repository.publish()
     folder.image().path.unlink()
     repository.publish()
-    assert "the image demo.img of the template demo is gone" in notices(repository)
-    assert names(repository) == ["demo"]
+    assert "the image demo.img of the template demo is gone" in repository.notices()
+    assert repository.names() == ["demo"]
 
 
 def test_a_broken_entry_stops_no_other_and_its_template_stays(repository: Repository) -> None:
@@ -168,10 +168,10 @@ def test_a_broken_entry_stops_no_other_and_its_template_stays(repository: Reposi
     add(repository, "second", fill=b"z")
     image(repository.images / "second" / "more.img", b"w")
     result = repository.publish(prune=True, grace=timedelta())
-    assert names(repository) == ["demo", "other"]
+    assert repository.names() == ["demo", "other"]
     assert "there is no such key" in reasons(result)
     assert "more than one image" in reasons(result)
-    assert "gone" not in notices(repository)
+    assert "gone" not in repository.notices()
     status = status_of(
         repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
     )
@@ -190,7 +190,7 @@ def test_a_folder_of_an_odd_name_stops_no_other_entry(
     add(repository, "other", fill=b"y")
     command = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key, "-q"]
     assert run(command, repository.services()) == 1
-    assert names(repository) == ["other"]
+    assert repository.names() == ["other"]
     said = capsys.readouterr().err
     assert "has a name that an entry cannot have" in said
     assert "\x1b" not in said
@@ -205,7 +205,7 @@ def test_a_folder_without_an_image_is_reported(repository: Repository) -> None:
     (repository.images / "empty").mkdir()
     (repository.images / "empty" / "entry.toml").write_text("")
     assert not repository.publish().refused
-    assert "empty is not published: there is no image in its folder yet" in notices(repository)
+    assert "empty is not published: there is no image in its folder yet" in repository.notices()
 
 
 def test_a_withdrawn_entry_stays_away(repository: Repository) -> None:
@@ -215,7 +215,7 @@ def test_a_withdrawn_entry_stays_away(repository: Repository) -> None:
     services = repository.services()
     assert run(["withdraw", str(repository.web), "demo", "-K", repository.key], services) == 0
     repository.publish()
-    assert names(repository) == ["other"]
+    assert repository.names() == ["other"]
 
 
 def test_two_images_of_one_name(repository: Repository) -> None:
@@ -226,7 +226,7 @@ def test_two_images_of_one_name(repository: Repository) -> None:
     loose = repository.add("demo.img", b"z")
     result = repository.publish(prune=True, grace=timedelta())
     assert "as well as in the entry demo" in reasons(result)
-    assert sorted(names(repository)) == ["demo", "other"]
+    assert sorted(repository.names()) == ["demo", "other"]
     assert repository.entry("demo") == before, "what is published stays, and is not taken for gone"
     loose.unlink()
     assert not repository.publish().refused
@@ -245,7 +245,7 @@ class TestRequire:
         add(repository, "good", fill=b"z")
         boot(EntryFolder(repository.images / "good"))
         result = repository.publish(require=(Requirement.BOOTED,))
-        assert names(repository) == ["good"]
+        assert repository.names() == ["good"]
         assert "demo was not booted" in reasons(result)
         assert f"pybuilder-repo boot-check {folder.path}" in reasons(result)
         assert "loose.img is not known to be booted: it is not in an entry" in reasons(result)
@@ -253,7 +253,7 @@ class TestRequire:
         assert "demo did not boot: panic" in reasons(repository.publish(require=(Requirement.BOOTED,)))
         boot(folder)
         repository.publish(require=(Requirement.BOOTED,))
-        assert names(repository) == ["good", "demo"]
+        assert repository.names() == ["good", "demo"]
 
     def test_an_image_that_changed_since_it_was_booted(self, repository: Repository) -> None:
         folder = add(repository)

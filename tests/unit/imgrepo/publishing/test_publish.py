@@ -21,7 +21,7 @@ from imgbuilder.errors import (
     UsageError,
     WorkspaceError,
 )
-from imgbuilder.events import Notice, Severity
+from imgbuilder.events import Severity
 from imgindex.gpg import GpgVerifier
 from imgindex.model import ExtraField, Index, Note
 from imgindex.signer import GpgSigner
@@ -33,20 +33,6 @@ from imgrepo.webroot.transaction import LOCK_NAME, open_session
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository, debian
-
-
-def warnings(repository: Repository) -> list[str]:
-    return [
-        event.text
-        for event in repository.events
-        if isinstance(event, Notice) and event.severity is Severity.WARNING
-    ]
-
-
-def edit(repository: Repository, **fields: object) -> None:
-    """Change fields of the only template by hand, and sign."""
-    (entry,) = repository.read().entries
-    repository.rewrite(Index((dataclasses.replace(entry, **fields),)))  # type: ignore[arg-type]
 
 
 def test_a_first_run_publishes_all_that_a_client_needs(repository: Repository) -> None:
@@ -71,7 +57,7 @@ def test_all_new_images_are_looked_at_in_one_launch_and_never_written_to(reposit
     (launch,) = repository.appliances.launches
     assert [disk.path.name for disk in launch] == ["a.img", "b.raw", "c.img"]
     assert all(disk.format == "raw" and disk.path.parent != repository.images for disk in launch)
-    assert [entry.os_version for entry in repository.read().entries] == ["a", "b", "c"]
+    assert repository.names() == ["a", "b", "c"]
 
 
 def test_results_go_beside_the_images_without_an_output(repository: Repository) -> None:
@@ -183,11 +169,11 @@ def test_a_template_without_its_image_stays_and_without_its_file_is_dropped(repo
     repository.publish()
     (repository.images / "a.img").unlink()
     repository.publish()
-    assert [entry.os_version for entry in repository.read().entries] == ["a", "b"]
+    assert repository.names() == ["a", "b"]
     (repository.web / repository.entry("a").file).unlink()
     repository.publish()
-    assert [entry.os_version for entry in repository.read().entries] == ["b"]
-    assert any("a is dropped" in text for text in warnings(repository))
+    assert repository.names() == ["b"]
+    assert "a is dropped" in repository.notices(Severity.WARNING)
 
 
 def test_a_published_file_that_is_gone_is_made_again(published: Repository) -> None:
@@ -364,7 +350,7 @@ def test_one_bad_image_does_not_keep_the_others(repository: Repository) -> None:
     (repository.images / "lie.qcow2").write_bytes(b"x" * 4096)
     repository.add("good.img")
     result = repository.publish()
-    assert [entry.os_version for entry in repository.read().entries] == ["good"]
+    assert repository.names() == ["good"]
     assert sorted(result.refused) == ["empty.img", "lie.qcow2"]
 
 
@@ -392,7 +378,7 @@ def test_an_image_that_changes_meanwhile_is_refused(repository: Repository) -> N
     repository.appliances._prepare = write
     result = repository.publish()
     assert list(result.refused) == ["a.img"]
-    assert [entry.os_version for entry in repository.read().entries] == ["b"]
+    assert repository.names() == ["b"]
 
 
 @pytest.mark.row("R15")
@@ -431,7 +417,7 @@ def test_an_edited_but_unsigned_index_is_told_and_kept_aside(published: Reposito
     (published.web / "index").write_text("[a]\nname=Mine\n")
     published.add("a.img", b"new")
     published.publish()
-    assert any("only the signed one counts" in text for text in warnings(published))
+    assert "only the signed one counts" in published.notices(Severity.WARNING)
     assert (published.web / "index.bak").read_text() == "[a]\nname=Mine\n"
     assert published.entry("a").name != "Mine"
 
@@ -454,7 +440,7 @@ def test_comments_and_unknown_fields_are_kept(published: Repository) -> None:
     assert after.endswith("\n\n# The end.\n")
     assert after.index("[b]") < after.index("# The end.")
     assert published.entry("a").revision == 2
-    assert not warnings(published)
+    assert not published.notices(Severity.WARNING)
 
 
 def test_a_killed_publishers_stage_is_swept(repository: Repository) -> None:

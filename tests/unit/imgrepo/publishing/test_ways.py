@@ -12,7 +12,6 @@ import pytest
 
 from imgbuilder.cache.unpack import unpack
 from imgbuilder.errors import RepositoryError, TrustError, UsageError, WorkspaceError
-from imgbuilder.events import Notice
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgindex.model import Index, Note
 from imgrepo.images.facts import ImageFacts
@@ -24,10 +23,6 @@ from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
 from tests.fakes.keys import KeyMaker
 from tests.fakes.machine import locked
 from tests.unit.imgrepo.repository import Repository, debian, partitioned
-
-
-def notices(repository: Repository) -> str:
-    return "\n".join(event.text for event in repository.events if isinstance(event, Notice))
 
 
 def test_a_zstd_file_holds_the_same_disk(repository: Repository) -> None:
@@ -202,7 +197,7 @@ def test_an_image_without_a_system_needs_an_entry_that_names_the_architecture(
     assert (entry.arch, entry.name, entry.revision) == ("noarch", "Data", 1)
     assert entry.notes == (Note("", "Only data."),)
     assert entry.extra[0].value == "we"
-    assert "no system was found in data.img" in notices(repository)
+    assert "no system was found in data.img" in repository.notices()
     assert (repository.web / "index.bak").read_text().startswith("# Test data.")
     repository.add("data.img", b"new", FakeDisk())
     repository.publish()
@@ -238,8 +233,8 @@ def test_a_digest_in_a_draft_is_not_believed(published: Repository) -> None:
     (published.images / "a.img").unlink()
     published.add("b.img")
     published.publish()
-    assert [one.os_version for one in published.read().entries] == ["b"]
-    assert "the template a is dropped" in notices(published)
+    assert published.names() == ["b"]
+    assert "the template a is dropped" in published.notices()
 
 
 def test_a_template_goes_a_while_after_its_image_with_prune_only(repository: Repository) -> None:
@@ -250,15 +245,15 @@ def test_a_template_goes_a_while_after_its_image_with_prune_only(repository: Rep
     (repository.images / "a.img").unlink()
     week = timedelta(days=7)
     repository.publish()
-    assert "unless you use --prune" in notices(repository)
+    assert "unless you use --prune" in repository.notices()
     repository.publish(prune=True, grace=week)
-    assert "dropped by a run with --prune after" in notices(repository)
+    assert "dropped by a run with --prune after" in repository.notices()
     repository.later = timedelta(days=6)
     repository.publish(prune=True, grace=week)
     assert len(repository.read().entries) == 2
     repository.later = timedelta(days=8)
     repository.publish(prune=True, grace=week)
-    assert [entry.os_version for entry in repository.read().entries] == ["b"]
+    assert repository.names() == ["b"]
     assert (repository.web / file).exists()  # for clients that hold the old index
     assert "a.img" not in read_state(repository.images)
     repository.later = timedelta(days=14)
@@ -317,10 +312,10 @@ def test_a_retired_disk_that_a_machine_uses_is_deleted_by_a_later_run(repository
     with locked(old):
         repository.publish(compress=False, prune=True)
     assert old.exists()
-    assert f"{old.name} is not deleted: {old} is used by another program" in notices(repository)
+    assert f"{old.name} is not deleted: {old} is used by another program" in repository.notices()
     repository.publish(compress=False, prune=True)
     assert not old.exists()
-    assert f"deleted: {old.name}" in notices(repository)
+    assert f"deleted: {old.name}" in repository.notices()
 
 
 @pytest.mark.row("R13")
@@ -344,8 +339,8 @@ def test_images_are_removed_only_when_wanted_and_published(repository: Repositor
     assert not source.exists()
     repository.events.clear()
     repository.publish(prune=True)
-    assert [entry.os_version for entry in repository.read().entries] == ["a"]
-    assert "is gone" not in notices(repository)
+    assert repository.names() == ["a"]
+    assert "is gone" not in repository.notices()
 
 
 @pytest.mark.row("R13")
@@ -362,7 +357,7 @@ def test_an_image_that_was_written_to_meanwhile_is_not_removed(
     monkeypatch.setattr(steps.PublishRun, "new_index", write)
     repository.publish(remove_images=True)
     assert source.exists()
-    assert "a.img is not removed" in notices(repository)
+    assert "a.img is not removed" in repository.notices()
 
 
 def test_the_image_of_a_running_machine_is_neither_published_nor_removed(repository: Repository) -> None:
@@ -370,14 +365,14 @@ def test_the_image_of_a_running_machine_is_neither_published_nor_removed(reposit
     with locked(running):
         result = repository.publish(remove_images=True)
     assert "used by another program" in result.refused["a.img"].message
-    assert [entry.os_version for entry in repository.read().entries] == ["b"]
+    assert repository.names() == ["b"]
     assert running.exists()
     assert not published.exists()
     repository.publish()
     with locked(running):
         repository.publish(remove_images=True)
     assert running.exists()
-    assert "a.img is not removed: " in notices(repository)
+    assert "a.img is not removed: " in repository.notices()
 
 
 @pytest.mark.row("R13")
@@ -577,8 +572,8 @@ def test_a_withdrawn_template_is_not_published_again(repository: Repository) -> 
     repository.add("b.img", b"b")
     remember_withdrawn(repository.web, [("a", "x86_64")])
     repository.publish()
-    assert [entry.os_version for entry in repository.read().entries] == ["b"]
-    assert "withdraw --undo" in notices(repository)
+    assert repository.names() == ["b"]
+    assert "withdraw --undo" in repository.notices()
 
 
 def test_a_damaged_record_of_withdrawn_templates_stops_the_publisher(repository: Repository) -> None:

@@ -38,6 +38,14 @@ def seen(inside: Inside) -> dict[Leftover, tuple[str, ...]]:
     return {one.trace: one.paths for one in inside.seen}
 
 
+def found(folder: Path, files: dict[str, str | bytes]) -> dict[Leftover, tuple[str, ...]]:
+    """Return the leftovers of a guest with some files more."""
+    made = guest()
+    for path, content in files.items():
+        made.add(path, content)
+    return seen(look(folder, made))
+
+
 def test_a_clean_guest(tmp_path: Path) -> None:
     appliances = FakeAppliances()
     assert look(tmp_path, guest(), appliances) == Inside(system=True)
@@ -60,18 +68,13 @@ IDENTITY = {
 
 @pytest.mark.parametrize("trace", IDENTITY)
 def test_leftovers_of_one_machine(tmp_path: Path, trace: Leftover) -> None:
-    made = guest()
-    for path in IDENTITY[trace]:
-        made.add(path, "0123456789abcdef0123456789abcdef\n")
-    assert seen(look(tmp_path, made)) == {trace: tuple(sorted(IDENTITY[trace]))}
+    files = dict.fromkeys(IDENTITY[trace], "0123456789abcdef0123456789abcdef\n")
+    assert found(tmp_path, {**files}) == {trace: tuple(sorted(files))}
 
 
 @pytest.mark.parametrize("content", ["", "\n", "uninitialized\n"])
 def test_machine_ids_that_are_made_at_boot(tmp_path: Path, content: str) -> None:
-    made = guest()
-    made.add("/etc/machine-id", content)
-    made.add("/var/lib/dbus/machine-id", content)
-    assert seen(look(tmp_path, made)) == {}
+    assert found(tmp_path, {"/etc/machine-id": content, "/var/lib/dbus/machine-id": content}) == {}
 
 
 def test_a_link_to_a_machine_id_that_is_made_at_boot(tmp_path: Path) -> None:
@@ -82,14 +85,11 @@ def test_a_link_to_a_machine_id_that_is_made_at_boot(tmp_path: Path) -> None:
 
 def test_the_name_of_the_machine_that_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "annslaptop.example.org")
-    made = guest()
-    made.add("/etc/hostname", "annslaptop\n")
-    assert seen(look(tmp_path, made)) == {Leftover.HOSTNAME: ("/etc/hostname (annslaptop)",)}
-    made.add("/etc/hostname", "demo\n")
-    assert seen(look(tmp_path, made)) == {}
+    hostname = {Leftover.HOSTNAME: ("/etc/hostname (annslaptop)",)}
+    assert found(tmp_path, {"/etc/hostname": "annslaptop\n"}) == hostname
+    assert found(tmp_path, {"/etc/hostname": "demo\n"}) == {}
     monkeypatch.setattr(socket, "gethostname", lambda: "debian")
-    made.add("/etc/hostname", "debian\n")
-    assert seen(look(tmp_path, made)) == {}, "many are called so"
+    assert found(tmp_path, {"/etc/hostname": "debian\n"}) == {}, "many are called so"
 
 
 SECRETS = [
@@ -122,9 +122,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("trace", "path", "content"), SECRETS, ids=[path for _, path, _ in SECRETS])
 def test_secrets(tmp_path: Path, trace: Leftover, path: str, content: str) -> None:
-    made = guest()
-    made.add(path, content)
-    assert seen(look(tmp_path, made)) == {trace: (path,)}
+    assert found(tmp_path, {path: content}) == {trace: (path,)}
 
 
 @pytest.mark.parametrize(
@@ -142,9 +140,7 @@ def test_secrets(tmp_path: Path, trace: Leftover, path: str, content: str) -> No
     ],
 )
 def test_files_that_are_not_secrets(tmp_path: Path, path: str, content: str) -> None:
-    made = guest()
-    made.add(path, content)
-    assert seen(look(tmp_path, made)) == {}
+    assert found(tmp_path, {path: content}) == {}
 
 
 def test_links_and_odd_files(tmp_path: Path) -> None:
@@ -165,52 +161,42 @@ def test_a_password_file_behind_a_link_is_read_in_the_guest(tmp_path: Path) -> N
 
 
 def test_a_large_file_is_not_skipped(tmp_path: Path) -> None:
-    made = guest()
-    made.add("/etc/shadow", "x" * (2 << 20))
-    assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/etc/shadow",)}
+    assert found(tmp_path, {"/etc/shadow": "x" * (2 << 20)}) == {Leftover.UNREADABLE: ("/etc/shadow",)}
 
 
 def test_secrets_after_the_part_that_is_read_are_not_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "_LARGEST", 1000)
-    made = guest()
-    made.add("/root/.netrc", f"{'#' * 2000}\npassword x\n")
-    assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/root/.netrc",)}
+    files: dict[str, str | bytes] = {"/root/.netrc": f"{'#' * 2000}\npassword x\n"}
+    assert found(tmp_path, files) == {Leftover.UNREADABLE: ("/root/.netrc",)}
 
 
 def test_keys_beyond_the_files_that_are_read_are_not_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "_MOST_FILES", 3)
-    made = guest()
-    for name in ("a", "b", "c"):
-        made.add(f"/root/.ssh/{name}", "no key\n")
-    assert seen(look(tmp_path, made)) == {}
-    made.add("/root/.ssh/d", KEY)
-    assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/root/.ssh/*",)}
+    files: dict[str, str | bytes] = {f"/root/.ssh/{name}": "no key\n" for name in "abc"}
+    assert found(tmp_path, files) == {}
+    assert found(tmp_path, files | {"/root/.ssh/d": KEY}) == {Leftover.UNREADABLE: ("/root/.ssh/*",)}
 
 
 def test_names_that_drive_terminals_are_made_visible_and_short(tmp_path: Path) -> None:
-    made = guest()
-    made.add(f"/root/.\x1b[2J{'x' * 300}_history", "x")
-    (found,) = seen(look(tmp_path, made))[Leftover.SHELL_HISTORY]
-    assert found.startswith("/root/.\\x1b[2J")
-    assert len(found) < 250
+    (path,) = found(tmp_path, {f"/root/.\x1b[2J{'x' * 300}_history": "x"})[Leftover.SHELL_HISTORY]
+    assert path.startswith("/root/.\\x1b[2J")
+    assert len(path) < 250
 
 
 def test_homes_with_names_that_are_patterns_are_left_to_people(tmp_path: Path) -> None:
-    made = guest()
-    made.add("/home/[ab]*/.bash_history", "x")
-    assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/home/[ab]*",)}
+    assert found(tmp_path, {"/home/[ab]*/.bash_history": "x"}) == {Leftover.UNREADABLE: ("/home/[ab]*",)}
 
 
 def test_many_files_are_counted_and_the_first_named(tmp_path: Path) -> None:
     made = guest()
     for number in range(40):
         made.add(f"/etc/ssh/ssh_host_{number:02}_key", KEY)
-    (found,) = look(tmp_path, made).seen
-    assert (found.count, len(found.paths)) == (40, 10)
+    (one,) = look(tmp_path, made).seen
+    assert (one.count, len(one.paths)) == (40, 10)
 
 
 def test_a_list_that_is_too_long_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,30 +220,28 @@ def test_a_guest_with_no_end_of_files(tmp_path: Path, monkeypatch: pytest.Monkey
     for number in range(40):
         made.add(f"/root/.ssh/{number:02}", "x")
     made.add("/etc/wpa_supplicant/wpa.conf", "psk=x\n")
-    found = look(tmp_path, made)
-    assert [(one.trace, one.count > 20) for one in found.seen] == [(Leftover.UNREADABLE, True)]
+    many = look(tmp_path, made).seen
+    assert [(one.trace, one.count > 20) for one in many] == [(Leftover.UNREADABLE, True)]
 
 
 def test_too_many_home_folders(tmp_path: Path) -> None:
     made = guest()
     made.add("/etc/passwd", "".join(f"a{n}:x:{n}:{n}::/srv/{n:03}:/bin/sh\n" for n in range(150)))
     made.add("/srv/149/.bash_history", "x")
-    (found,) = look(tmp_path, made).seen
-    assert (found.trace, found.count) == (Leftover.UNREADABLE, 52)
+    (one,) = look(tmp_path, made).seen
+    assert (one.trace, one.count) == (Leftover.UNREADABLE, 52)
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("filling", ["\n", " ", "psk", "psk ", '"auth" ', "token "])
 def test_files_that_would_keep_a_search_busy(tmp_path: Path, filling: str) -> None:
-    made = guest()
     content = filling * ((1 << 20) // len(filling))
-    for path in (
+    paths = (
         "/etc/wpa_supplicant/wpa.conf", "/etc/netplan/a.yaml", "/root/.my.cnf", "/root/.docker/config.json",
         "/root/.kube/config", "/root/.npmrc", "/root/.config/rclone/rclone.conf",
         "/root/.ssh/authorized_keys",
-    ):  # fmt: skip
-        made.add(path, content)
-    assert look(tmp_path, made).system
+    )  # fmt: skip
+    found(tmp_path, dict.fromkeys(paths, content))
 
 
 def test_no_system(tmp_path: Path) -> None:

@@ -129,6 +129,14 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> BucketRemote:
     return BucketRemote(client, name, s3_server)
 
 
+def wait_for(port: int) -> None:
+    for _try in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[FolderRemote]:
     folder = tmp_path / "served"
@@ -151,11 +159,7 @@ def daemon(tmp_path: Path) -> Iterator[FolderRemote]:
     ]
     with subprocess.Popen(words, stdin=subprocess.DEVNULL) as running:
         try:
-            for _try in range(200):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
+            wait_for(port)
             yield FolderRemote(folder, f"rsync://127.0.0.1:{port}/images")
         finally:
             running.terminate()
@@ -197,11 +201,7 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FolderRemo
     log = (tmp_path / "sshd.log").open("wb")
     with log, subprocess.Popen([server, "-D", "-e", "-f", config], stderr=log) as running:
         try:
-            for _try in range(200):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
+            wait_for(port)
             yield FolderRemote(folder, f"127.0.0.1:{folder}/")
         finally:
             running.terminate()
