@@ -293,8 +293,7 @@ def find_digests(text: str, name: str, *, where: str) -> Digests:
             weak.add(kind)
         elif found.setdefault(kind, digest) != digest:
             raise RepositoryError(
-                f"{where} lists {name} twice, with different digests",
-                hint="report this to the distribution",
+                f"{where} lists {name} twice, with different digests", hint="report this to the distribution"
             )
     if found:
         return Digests(found.get("sha512"), found.get("sha256"))
@@ -309,8 +308,7 @@ def find_digests(text: str, name: str, *, where: str) -> Digests:
             hint="give the right file with --checksums, or the digest itself with --checksum",
         )
     raise RepositoryError(
-        f"{where} does not list {name}",
-        hint="give the right checksum file with --checksums",
+        f"{where} does not list {name}", hint="give the right checksum file with --checksums"
     )
 
 

@@ -61,8 +61,7 @@ def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
     """Refuse to require approvals without reviewers."""
     if signed and reviewers is None:
         raise UsageError(
-            "no reviewers given",
-            hint="give the file of the reviewers' public keys: --reviewers FILE",
+            "no reviewers given", hint="give the file of the reviewers' public keys: --reviewers FILE"
         )
 
 

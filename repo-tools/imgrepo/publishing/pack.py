@@ -68,12 +68,7 @@ class Packer:
         entry = dataclasses.replace(entry, zstd=self._second_file(candidate))
         source = candidate.copy.source_sha512 if candidate.copy else made.source_sha512
         published = Published(
-            image.fingerprint,
-            source,
-            entry.file,
-            entry.os_version,
-            entry.arch,
-            system=candidate.facts.system,
+            image.fingerprint, source, entry.file, entry.os_version, entry.arch, system=candidate.facts.system
         )
         return entry, published
 

@@ -208,10 +208,7 @@ class _Served:
 
 
 def list_entries(
-    request: EntryListRequest,
-    services: Services,
-    on_event: Reporter,
-    find_unmet: FindUnmet = unmet,
+    request: EntryListRequest, services: Services, on_event: Reporter, find_unmet: FindUnmet = unmet
 ) -> tuple[Row, ...]:
     """Return the entries with their states, in the order of their names."""
     chosen = chosen_entries(request.library, request.names)

@@ -190,8 +190,7 @@ def check_combination(recipe: TemplateRecipe, arch: Arch, layout: Layout) -> Non
         )
     if recipe.old_grub and layout.root is RootKind.XFS:
         raise UsageError(
-            f"the GRUB of {recipe.name} cannot read an XFS of today",
-            hint="give --root ext4 or --root btrfs",
+            f"the GRUB of {recipe.name} cannot read an XFS of today", hint="give --root ext4 or --root btrfs"
         )
 
 

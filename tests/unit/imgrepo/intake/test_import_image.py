@@ -247,9 +247,7 @@ def test_a_sha256_by_hand_is_enough(distribution: Distribution) -> None:
         distribution.take(name="other", checksum="0" * 64)
 
 
-def test_unsigned_checksums_need_an_option_and_give_a_warning(
-    distribution: Distribution,
-) -> None:
+def test_unsigned_checksums_need_an_option_and_give_a_warning(distribution: Distribution) -> None:
     (distribution.folder / "SHA512SUMS.sign").unlink()
     with pytest.raises(NotSignedError, match="not signed"):
         distribution.take()
@@ -440,8 +438,7 @@ def test_a_revoked_or_expired_key_of_the_distribution_is_refused(distribution: D
 
 
 @pytest.mark.parametrize(
-    "target",
-    ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:x", "http://u:p@h/x"],
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:x", "http://u:p@h/x"]
 )
 def test_redirects_of_image_and_sums_to_elsewhere_are_refused(
     distribution: Distribution, target: str

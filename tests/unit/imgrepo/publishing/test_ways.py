@@ -178,9 +178,7 @@ def test_a_root_on_the_whole_disk_has_nothing_to_expand(repository: Repository) 
     assert (repository.entry("a").expand, repository.entry("a").osinfo) == (None, "debian12")
 
 
-def test_an_image_without_a_system_needs_an_entry_that_names_the_architecture(
-    repository: Repository,
-) -> None:
+def test_an_image_without_a_system_needs_an_entry_that_names_the_architecture(repository: Repository) -> None:
     repository.add("data.img", disk=FakeDisk())
     with pytest.raises(RepositoryError, match="no operating system"):
         repository.publish()
@@ -280,9 +278,7 @@ def test_an_image_that_comes_back_in_time_is_as_if_it_had_not_been_gone(reposito
 
 
 @pytest.mark.row("R9")
-def test_prune_deletes_old_files_only_after_the_grace_time_and_nothing_else(
-    repository: Repository,
-) -> None:
+def test_prune_deletes_old_files_only_after_the_grace_time_and_nothing_else(repository: Repository) -> None:
     repository.add("a.img")
     repository.publish(zstd_level=1)
     old = repository.entry("a")

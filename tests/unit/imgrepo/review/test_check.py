@@ -603,9 +603,7 @@ def test_any_record_raises_only_our_errors(
     folder = tmp_path_factory.mktemp("check")
     mark = ImageMark("0", Fingerprint(1, 2, 3, 4))
     inside = Inside(
-        system=True,
-        seen=(Seen(Leftover.LOG, ("/a",), 1),),
-        accounts=(Account("a", PasswordState.EMPTY),),
+        system=True, seen=(Seen(Leftover.LOG, ("/a",), 1),), accounts=(Account("a", PasswordState.EMPTY),)
     )
     record = CheckRecord(mark, inside, CompressedSize(1, None), RunTrial("0", ""), mark)
     CHECK_FILE.write(folder, record)

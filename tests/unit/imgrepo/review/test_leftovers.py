@@ -111,11 +111,7 @@ SECRETS = [
     (Leftover.CREDENTIALS, "/home/ann/.kube/config", "users:\n- user:\n    token: abc\n"),
     (Leftover.CREDENTIALS, "/home/ann/.gnupg/private-keys-v1.d/AB.key", "x"),
     (Leftover.NETWORK_PASSWORD, "/etc/wpa_supplicant/wpa_supplicant.conf", 'network={\n  psk="x"\n}\n'),
-    (
-        Leftover.NETWORK_PASSWORD,
-        "/etc/NetworkManager/system-connections/home",
-        "[wifi-security]\npsk=x\n",
-    ),
+    (Leftover.NETWORK_PASSWORD, "/etc/NetworkManager/system-connections/home", "[wifi-security]\npsk=x\n"),
     (Leftover.NETWORK_PASSWORD, "/etc/netplan/50.yaml", "wifis:\n  password: x\n"),
 ]
 

@@ -18,13 +18,7 @@ from imgbuilder.events import Event, Notice
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import Interrupted, interruptible
 from imgrepo.template import bootstrap as module
-from imgrepo.template.bootstrap import (
-    BootstrapRequest,
-    Mode,
-    bootstrap,
-    bootstrap_arguments,
-    check_bootstrap,
-)
+from imgrepo.template.bootstrap import BootstrapRequest, Mode, bootstrap, bootstrap_arguments, check_bootstrap
 from imgrepo.template.recipes import Arch, Mirrors, recipe_named
 from tests.unit.imgrepo.repository import stand_in
 

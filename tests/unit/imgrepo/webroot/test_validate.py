@@ -95,12 +95,7 @@ def test_good(web: Web) -> None:
 
 @pytest.mark.parametrize(
     ("data", "disk_format"),
-    [
-        (XZ, None),
-        (DISK, "raw"),
-        (qcow2(len(DISK)), "qcow2"),
-        (lzma.compress(qcow2(len(DISK))), "qcow2"),
-    ],
+    [(XZ, None), (DISK, "raw"), (qcow2(len(DISK)), "qcow2"), (lzma.compress(qcow2(len(DISK))), "qcow2")],
     ids=["xz", "raw", "qcow2", "xz of qcow2"],
 )
 def test_disks_of_every_kind(web: Web, data: bytes, disk_format: str | None) -> None:
@@ -262,8 +257,7 @@ def test_no_key_to_check_with(web: Web) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "problem"),
-    [(("--default-sig-expire", "1d"), "has expired"), ((), "clock says")],
+    ("options", "problem"), [(("--default-sig-expire", "1d"), "has expired"), ((), "clock says")]
 )
 def test_signature_out_of_its_time(web: Web, options: tuple[str, ...], problem: str) -> None:
     with KeyMaker() as keys:
