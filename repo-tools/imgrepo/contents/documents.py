@@ -136,6 +136,8 @@ def _licences(names: tuple[str, ...]) -> list[License]:
 
 
 _NOT_KNOWN = "NOASSERTION"
+_UNKNOWN_FIELDS = ("downloadLocation", "licenseConcluded", "licenseDeclared", "copyrightText")
+_NOTHING_SAID = {"filesAnalyzed": False, **dict.fromkeys(_UNKNOWN_FIELDS, _NOT_KNOWN)}
 _DOCUMENT, _IMAGE = "SPDXRef-DOCUMENT", "SPDXRef-Image"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.-]+")
 
@@ -194,11 +196,7 @@ def _image(contents: ContentsRecord, name: str) -> dict[str, Any]:
         "primaryPackagePurpose": "OPERATING-SYSTEM",
         "summary": contents.system,
         "checksums": [{"algorithm": "SHA512", "checksumValue": contents.image.sha512}],
-        "filesAnalyzed": False,
-        "downloadLocation": _NOT_KNOWN,
-        "licenseConcluded": _NOT_KNOWN,
-        "licenseDeclared": _NOT_KNOWN,
-        "copyrightText": _NOT_KNOWN,
+        **_NOTHING_SAID,
     }
 
 
@@ -212,11 +210,8 @@ def _package(
         "name": package.name,
         "versionInfo": package.version,
         "sourceInfo": f"built from the source package {package.source} {package.source_version}",
-        "filesAnalyzed": False,
-        "downloadLocation": _NOT_KNOWN,
-        "licenseConcluded": _NOT_KNOWN,
+        **_NOTHING_SAID,
         "licenseDeclared": " AND ".join(names) if names else _NOT_KNOWN,
-        "copyrightText": _NOT_KNOWN,
         "externalRefs": [
             {
                 "referenceCategory": "PACKAGE-MANAGER",

@@ -51,13 +51,9 @@ def machine_text(folder: EntryFolder, form: Form, on_event: Reporter) -> str:
 
 def _tested(folder: EntryFolder, on_event: Reporter) -> str | None:
     record = BOOT_FILE.read(folder.boot)
-    if (
-        record is None
-        or record.verdict is not Verdict.BOOTED
-        or not record.image.fits(folder.image(), on_event)
-    ):
+    if record is None or record.verdict is not Verdict.BOOTED:
         return None
-    return record.qemu or None
+    return record.qemu or None if record.image.fits(folder.image(), on_event) else None
 
 
 def machine_of(

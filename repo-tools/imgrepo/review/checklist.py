@@ -155,7 +155,8 @@ def _sources(facts: EntryFacts) -> CheckResult:
         return CheckResult.of("sources", sources)
     missing = sorted(wanted - set(sources.covered))
     if not missing:
-        notes = () if _offer(facts) else ("source-offer is empty: users cannot ask for them",)
+        offer = not isinstance(facts.description, Issue) and facts.description.source_offer
+        notes = () if offer else ("source-offer is empty: users cannot ask for them",)
         return CheckResult("sources", Status.OK, f"{counted(len(wanted), 'source package')}", None, notes)
     reasons = {(gap.source, gap.version): gap.reason for gap in sources.gaps}
     named = "; ".join(
@@ -166,10 +167,6 @@ def _sources(facts: EntryFacts) -> CheckResult:
     detail = f"{len(missing)} of {counted(len(wanted), 'source package')} missing: {named}{more}"
     hint = f"collect them: pybuilder-repo sources {facts.folder}"
     return CheckResult("sources", Status.WRONG, detail, hint)
-
-
-def _offer(facts: EntryFacts) -> str:
-    return "" if isinstance(facts.description, Issue) else facts.description.source_offer
 
 
 def _run(facts: EntryFacts, trial: RunTrial) -> CheckResult:

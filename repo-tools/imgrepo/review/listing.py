@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -158,10 +158,6 @@ def _next(facts: StateFacts, state: State) -> Requirement | NextStep | None:
     return unmet[0] if unmet else NextStep.PUBLISH
 
 
-FindUnmet = Callable[..., PybuilderError | None]
-"""Finds why an entry does not meet a requirement; called as ``imgrepo.review.check.unmet``."""
-
-
 @dataclass(frozen=True)
 class Row:
     """An entry of the library.
@@ -207,14 +203,12 @@ class _Served:
     remembered: Mapping[str, Published] = field(default_factory=dict)
 
 
-def list_entries(
-    request: EntryListRequest, services: Services, on_event: Reporter, find_unmet: FindUnmet = unmet
-) -> tuple[Row, ...]:
+def list_entries(request: EntryListRequest, services: Services, on_event: Reporter) -> tuple[Row, ...]:
     """Return the entries with their states, in the order of their names."""
     chosen = chosen_entries(request.library, request.names)
     served = _read_served(request, services)
     reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
-    lister = _Lister(request, served, services.clock(), reviewers, find_unmet, on_event)
+    lister = _Lister(request, served, services.clock(), reviewers, on_event)
     return tuple(
         Row(name, problem=folder.in_one_line) if isinstance(folder, RepositoryError) else lister.row(folder)
         for name, folder in chosen.items()
@@ -242,11 +236,10 @@ class _Lister:
         served: _Served,
         now: datetime,
         reviewers: Reviewers | None,
-        find_unmet: FindUnmet,
         on_event: Reporter,
     ) -> None:
         self._request, self._served, self._now = request, served, now
-        self._reviewers, self._find_unmet, self._report = reviewers, find_unmet, on_event
+        self._reviewers, self._report = reviewers, on_event
 
     def row(self, folder: EntryFolder) -> Row:
         """List an entry; a broken one must not hide the others."""
@@ -282,7 +275,7 @@ class _Lister:
         issues: dict[Requirement, Issue | None] = {}
         for requirement in Requirement:
             if requirement is not Requirement.SIGNED or self._reviewers is not None:
-                error = self._find_unmet(
+                error = unmet(
                     (requirement,), folder, self._report, reviewers=self._reviewers, from_records=True
                 )
                 issues[requirement] = None if error is None else Issue.of(error, Status.MISSING)

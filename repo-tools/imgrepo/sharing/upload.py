@@ -203,12 +203,8 @@ def _files_of_target(request: UploadRequest, target: Target, there: dict[str, in
         target.delete(names)
         return names
 
-    return ServedFiles(there, request.folder / record_name(request.place), delete)
-
-
-def record_name(place: Place) -> str:
-    """Return the name of the file that remembers what is old at a target."""
-    return f".pybuilder-repo-there-{hashlib.sha256(place.text.encode()).hexdigest()[:16]}.json"
+    target_id = hashlib.sha256(request.place.text.encode()).hexdigest()[:16]
+    return ServedFiles(there, request.folder / f".pybuilder-repo-there-{target_id}.json", delete)
 
 
 def _upload_catalogue(

@@ -58,8 +58,8 @@ def edit(
 
 def refresh(
     folder: Path, signing: Signing, services: Services, on_event: Reporter, *, within: timedelta | None
-) -> bool:
-    """Sign the published index again, with nothing else changed; return whether that was done.
+) -> None:
+    """Sign the published index again, with nothing else changed.
 
     With ``within``, only if the present signature expires within this time.
     """
@@ -70,10 +70,9 @@ def refresh(
             else:
                 end = f"{old.expires_at:%Y-%m-%d %H:%M} UTC"
                 info(on_event, f"the signature expires at {end}: it is not renewed yet")
-            return False
+            return
         on_event(signing_step(old.index))
         signer.replace(folder, old, old.index)
-    return True
 
 
 def rotate(

@@ -28,11 +28,12 @@ class Listing:
     def __init__(self, repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
         self._repository, self._capsys = repository, capsys
         self.events: list[Event] = []
-        self.find_unmet = unmet_with_title
 
     def row(self, name: str = "demo", *, required: frozenset[Requirement] = frozenset()) -> Row:
         request = EntryListRequest(self._repository.images, (name,), self._repository.web, required)
-        (row,) = list_entries(request, self._repository.services(), self.events.append, self.find_unmet)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("imgrepo.review.listing.unmet", unmet_with_title)
+            (row,) = list_entries(request, self._repository.services(), self.events.append)
         return row
 
     def state(self, name: str = "demo") -> State:
