@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, FailFast, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.host.text import printable
@@ -134,7 +135,7 @@ def write_text(path: Path, text: str) -> None:
         pass
 
 
-def describe_error(error: Any) -> str:  # noqa: ANN401 - pydantic's own mapping
+def describe_error(error: ErrorDetails) -> str:
     """Return one of pydantic's errors in one line: the field and what is wrong with it."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":

@@ -7,6 +7,7 @@ guest can make it write is bounded.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import selectors
@@ -148,8 +149,8 @@ class Running:
         piece = b""
         for key, _ in self._open.select(max(0.0, seconds)):
             stream = key.fileobj
-            assert not isinstance(stream, int)
-            data: bytes = stream.read1(_PIECE)  # type: ignore[attr-defined]
+            assert isinstance(stream, io.BufferedReader)
+            data = stream.read1(_PIECE)
             if not data:
                 self._open.unregister(stream)
             elif stream is self._hypervisor.stdout:

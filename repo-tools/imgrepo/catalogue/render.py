@@ -39,14 +39,15 @@ def render(site: Site, site_url: str = "") -> dict[str, bytes]:
     environment.filters |= {
         "address": text.address,
         "size": text.size,
-        "moment": _moment,
-        "day": _day,
+        "moment": lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC",
+        "day": lambda day: f"{day.day} {_month(day)}",
         "monthname": _month,
         "chart": _chart,
         "link": text.link,
         "line": text.line,
     }
-    made = {name: _static(name) for name in _STATIC}
+    static = resources.files("imgrepo.catalogue") / "static"
+    made = {name: (static / name).read_bytes() for name in _STATIC}
 
     def page(path: str, template: str, **values: object) -> None:
         root = "../" * path.count("/")
@@ -67,10 +68,6 @@ def render(site: Site, site_url: str = "") -> dict[str, bytes]:
     return made
 
 
-def _static(name: str) -> bytes:
-    return (resources.files("imgrepo.catalogue") / "static" / name).read_bytes()
-
-
 def _choices(site: Site) -> dict[str, list[str]]:
     """Return the choices of each filter of the list."""
     return {
@@ -79,14 +76,6 @@ def _choices(site: Site) -> dict[str, list[str]]:
         "licence": sorted({page.licence for page in site.pages if page.licence}),
         "system": sorted({page.system for page in site.pages if page.system}),
     }
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def _day(day: date) -> str:
-    return f"{day.day} {_month(day)}"
 
 
 def _month(day: date) -> str:

@@ -110,10 +110,10 @@ def enum_option(
 ) -> _Decorator:
     """Return an option whose value is a member of an enumeration, by the member's value."""
 
-    def member(_ctx: click.Context, _param: click.Parameter, given: Any) -> object:  # noqa: ANN401 - click's
-        if given is None:
-            return None
-        return tuple(map(kind, given)) if multiple else kind(given)
+    def member(_ctx: click.Context, _param: click.Parameter, given: str | tuple[str, ...] | None) -> object:
+        if isinstance(given, tuple):
+            return tuple(map(kind, given))
+        return None if given is None else kind(given)
 
     return click.option(
         *names,

@@ -75,14 +75,11 @@ def _status_lines(status: FolderStatus) -> list[str]:
         old = human_size(sum(item.size for item in status.retired))
         lines.append(f"old files:   {len(status.retired)}, {old}")
     lines += [f"changed:     {change}" for change in status.changes]
-    lines += [f"PROBLEM:     {problem}" for problem in status.problems] or [_no_problems(status)]
+    lines += [f"PROBLEM:     {problem}" for problem in status.problems]
+    if not status.problems:
+        empty = "the index is empty: clients find no template here"
+        lines.append("all is well" if status.templates else empty)
     return lines
-
-
-def _no_problems(status: FolderStatus) -> str:
-    if not status.templates:
-        return "the index is empty: clients find no template here"
-    return "all is well"
 
 
 def _when(moment: datetime | None) -> str:

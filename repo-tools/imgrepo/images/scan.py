@@ -75,7 +75,7 @@ def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
     except OSError as error:
         raise UsageError(f"cannot read the folder {folder}: {error.strerror}") from error
     for entry in found:
-        stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - a name, not a path
+        stem, ending = Path(entry.name).stem, Path(entry.name).suffix
         if ending not in FORMATS or entry.name.startswith("."):
             continue
         if entry.is_symlink():

@@ -13,6 +13,7 @@ from imgindex.accept import CLOCK_TOLERANCE
 from imgindex.fields import deprecation
 from imgindex.gpg import keys_in_file
 from imgindex.model import Index
+from imgindex.trust import VerifiedText
 from imgrepo.library.folder import find_images
 from imgrepo.services import Services
 from imgrepo.webroot.entries import UNKNOWN_ARCH, disks_of
@@ -72,12 +73,11 @@ def status_of(
         for key in keys_in_file(folder / PUBLIC_KEY, where="the published key")
         if key.is_primary or key.can_sign
     )
-    problems = [*_starts(signed.signed_at, now)]
-    problems += [
-        *_ends(signed.expires_at, keys, now, within),
+    problems = [
+        *_ends(signed, keys, now, within),
         *_files(folder, index, on_event, verify=verify),
+        *_deprecations(index, now),
     ]
-    problems += _deprecations(index, now)
     return FolderStatus(
         templates=len(index.entries),
         size=sum(file.size or 0 for entry in index.entries for file in disks_of(entry)),
@@ -91,19 +91,16 @@ def status_of(
     )
 
 
-def _starts(signed_at: datetime, now: datetime) -> Iterator[str]:
-    if signed_at > now + CLOCK_TOLERANCE:
-        yield (
-            f"the index is signed in the future, at {signed_at:%Y-%m-%d %H:%M} UTC, and clients refuse it: "
-            "check this machine's clock (see: timedatectl)"
-        )
-
-
 def _ends(
-    expires_at: datetime | None, keys: tuple[KeyStatus, ...], now: datetime, within: timedelta
+    signed: VerifiedText, keys: tuple[KeyStatus, ...], now: datetime, within: timedelta
 ) -> Iterator[str]:
-    if expires_at is not None and expires_at - now <= within:
-        yield f"the signature {_end(expires_at, now)}: renew it with pybuilder-repo refresh"
+    if signed.signed_at > now + CLOCK_TOLERANCE:
+        yield (
+            f"the index is signed in the future, at {signed.signed_at:%Y-%m-%d %H:%M} UTC, and clients "
+            "refuse it: check this machine's clock (see: timedatectl)"
+        )
+    if signed.expires_at is not None and signed.expires_at - now <= within:
+        yield f"the signature {_end(signed.expires_at, now)}: renew it with pybuilder-repo refresh"
     for key in keys:
         if key.expires_at is not None and key.expires_at - now <= within:
             yield (

@@ -43,6 +43,7 @@ from imgrepo.recordfile import RecordFile
 from imgrepo.review.results import Issue, Status
 
 _LARGEST_SCRIPT = 1 << 20
+_NO_IMAGE = Issue(Status.UNKNOWN, "there is no image")
 _BOOT_SCREEN = "screen.png"
 _Record = TypeVar("_Record", ContentsRecord, SourcesRecord)
 
@@ -77,9 +78,10 @@ class FactCollector:
     def facts(self, issues: Mapping[str, Issue] | None = None) -> EntryFacts:
         """Return all facts; ``issues`` has why something that takes long could not be found out, by field."""
         record, more = self.record, issues or {}
-        none = Issue(Status.UNKNOWN, "this image was not checked yet", self._again())
+        again = command("check it: pybuilder-repo entry check", self.folder.name, *self._library())
+        none = Issue(Status.UNKNOWN, "this image was not checked yet", again)
         if isinstance(self.image, Issue):
-            none, record = self._without_image(), None
+            none, record = _NO_IMAGE, None
         packed = None if record is None else record.packed
         inside = None if record is None else record.inside
         return EntryFacts(
@@ -126,7 +128,7 @@ class FactCollector:
         hint = command("write it: pybuilder-repo entry run-script", self.folder.name, *self._library())
         path = self.folder.run_script
         if isinstance(self.image, Issue):
-            return self._without_image()
+            return _NO_IMAGE
         if not os.path.lexists(path):
             return Issue(Status.MISSING, "there is no script run", hint)
         try:
@@ -243,14 +245,8 @@ class FactCollector:
             return "the screen of the boot check"
         return Issue(Status.MISSING, "there is no screenshot.png", command(hint, str(self.folder.path)))
 
-    def _without_image(self) -> Issue:
-        return Issue(Status.UNKNOWN, "there is no image")
-
     def _library(self) -> tuple[str, str]:
         return "--library", str(self.folder.path.parent)
-
-    def _again(self) -> str:
-        return command("check it: pybuilder-repo entry check", self.folder.name, *self._library())
 
 
 def _content(path: Path) -> bytes:

@@ -8,7 +8,7 @@ configuration and environment.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imgbuilder.errors import ToolError
@@ -34,8 +34,7 @@ _PIECE = 1000
 
 def content_type(name: str) -> str:
     """Return the Content-Type of a published file."""
-    ending = name[name.rindex(".") :] if "." in name.rpartition("/")[2] else ""
-    return _TYPES.get(ending) or page_type(name)
+    return _TYPES.get(PurePosixPath(name).suffix) or page_type(name)
 
 
 class S3Target:

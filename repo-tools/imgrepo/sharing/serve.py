@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
@@ -73,7 +73,7 @@ def wanted_part(header: str | None, size: int) -> Part | None:
 
 def content_type(name: str) -> str:
     """Return the Content-Type of a file of a catalogue."""
-    return _TYPES.get(os.path.splitext(name)[1], "application/octet-stream")  # noqa: PTH122 - no path
+    return _TYPES.get(PurePosixPath(name).suffix, "application/octet-stream")
 
 
 def cache_rule(name: str) -> str:

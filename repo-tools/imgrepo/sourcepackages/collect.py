@@ -81,7 +81,8 @@ def collect(
     with private_folder() as scratch:
         found = find_packages(contents, frozenset(wanted), request.places, services, scratch, on_event)
     packages = tuple(sorted(found.packages, key=lambda package: package.id))
-    planned = Collected(target, len(wanted), packages, found.gaps, 0, _bytes(packages))
+    sizes = {file.sha256: file.size for package in packages for file in package.files}
+    planned = Collected(target, len(wanted), packages, found.gaps, 0, sum(sizes.values()))
     if request.dry_run:
         work = target.sources / _WORK
         return replace(planned, to_fetch=sum(file.size for file in _missing(packages, work / "files")))
@@ -186,10 +187,6 @@ def _missing(packages: tuple[SourcePackage, ...], files: Path) -> list[SourceFil
     """Return the files to fetch, each once; packing checks the digests of the files that are here."""
     wanted = {file.sha256: file for package in packages for file in package.files}
     return [file for digest, file in wanted.items() if not (files / digest).is_file()]
-
-
-def _bytes(packages: tuple[SourcePackage, ...]) -> int:
-    return sum({file.sha256: file.size for package in packages for file in package.files}.values())
 
 
 def _texts(planned: Collected) -> int:
