@@ -63,7 +63,18 @@ def _request(
     force: bool,
     remove_images: bool,
     interactive: bool,
+    colour: bool,
+    wrap: bool,
 ) -> PublishRequest:
+    context = click.get_current_context()
+    publisher = context.find_object(Publisher)
+    if publisher is not None:  # before anything can be wrong: errors are wrapped as well
+        publisher.reporter.colour, publisher.reporter.wrap = colour, wrap
+    if context.args:
+        raise UsageError(
+            f"publish takes one folder of images; {context.args[0]} is a second one",
+            hint=f"to publish into it: --output {shlex.quote(context.args[0])}",
+        )
     return PublishRequest(
         directory,
         output or directory,
@@ -140,7 +151,7 @@ _request_options = options.option_group(
     "publish",
     cls=GetoptCommand,
     theirs=VIRT_BUILDER_REPOSITORY,
-    context_settings={"allow_extra_args": True},  # refused below, with a hint
+    context_settings={"allow_extra_args": True},  # refused with a hint
     short_help="Publish a folder of disk images.",
     help="Publish the disk images in DIRECTORY: compress what is new and sign the index of all of them.\n\n"
     "Images are the regular files NAME.img, NAME.raw and NAME.qcow2. They stay where they are; the template "
@@ -171,19 +182,10 @@ def publish_command(
     request: PublishRequest,
     targets: tuple[str, ...],
     endpoint_url: str | None,
-    colour: bool,
-    wrap: bool,
 ) -> int:
     """Publish the images; return 1 when an image was refused."""
-    extra = click.get_current_context().args
-    if extra:
-        raise UsageError(
-            f"publish takes one folder of images; {extra[0]} is a second one",
-            hint=f"to publish into it: --output {shlex.quote(extra[0])}",
-        )
     places = [read_place(target) for target in targets]
     reporter = publisher.reporter
-    reporter.colour, reporter.wrap = colour, wrap
     result = publish(request, publisher.services, reporter)
     _report(result, reporter, dry_run=request.dry_run)
     for place in places if result.has_index and not request.dry_run else ():

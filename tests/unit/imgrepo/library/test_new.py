@@ -75,15 +75,10 @@ class TestSkeleton:
 
 
 class TestLicence:
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "MIT",
-            "GPL-2.0-or-later AND MIT",
-            "(MIT OR Apache-2.0) AND LicenseRef-own",
-            "GPL-2.0-only WITH Classpath-exception-2.0",
-        ],
-    )
+    @pytest.mark.parametrize("text", [
+        "MIT", "GPL-2.0-or-later AND MIT", "(MIT OR Apache-2.0) AND LicenseRef-own",
+        "GPL-2.0-only WITH Classpath-exception-2.0",
+    ])  # fmt: skip
     def test_expressions(self, text: str) -> None:
         assert licence_problem(text) is None
 

@@ -26,6 +26,13 @@ from tests.unit.imgrepo.library.entries import TEXT, add, boot, reasons
 from tests.unit.imgrepo.repository import Repository, image
 
 
+def changes(repository: Repository) -> str:
+    """Return the changes that ``status`` reports, one a line."""
+    services, images = repository.services(), repository.images
+    status = status_of(repository.web, services, ignore, images=images, within=timedelta(1))
+    return "\n".join(status.changes)
+
+
 def test_an_entry_is_published_with_its_description(repository: Repository) -> None:
     folder = add(repository)
     repository.add("loose.img", b"y")
@@ -74,10 +81,7 @@ def test_an_entry_waits_for_its_day(repository: Repository) -> None:
     assert f"demo.img is held back until {day:%Y-%m-%d %H:%M} UTC" in repository.notices()
     assert not list(repository.web.glob("*demo*"))
     assert "[demo]" not in repository.entry_texts()
-    status = status_of(
-        repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
-    )
-    assert any("demo.img is held back until" in change for change in status.changes)
+    assert "demo.img is held back until" in changes(repository)
     repository.later = timedelta(days=4)
     repository.publish()
     assert repository.names() == ["other", "demo"]
@@ -172,10 +176,7 @@ def test_a_broken_entry_stops_no_other_and_its_template_stays(repository: Reposi
     assert "there is no such key" in reasons(result)
     assert "more than one image" in reasons(result)
     assert "gone" not in repository.notices()
-    status = status_of(
-        repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
-    )
-    assert any("the entry demo cannot be published" in change for change in status.changes)
+    assert "the entry demo cannot be published" in changes(repository)
 
 
 @pytest.mark.parametrize("name", ["my demo", "x" * 81, "a\nb\x1b[2J", os.fsdecode(b"demo\xff")])
@@ -194,10 +195,7 @@ def test_a_folder_of_an_odd_name_stops_no_other_entry(
     said = capsys.readouterr().err
     assert "has a name that an entry cannot have" in said
     assert "\x1b" not in said
-    status = status_of(
-        repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
-    )
-    assert any("has a name that an entry cannot have" in change for change in status.changes)
+    assert "has a name that an entry cannot have" in changes(repository)
 
 
 def test_a_folder_without_an_image_is_reported(repository: Repository) -> None:
