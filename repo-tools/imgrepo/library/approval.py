@@ -76,7 +76,7 @@ def approve(
     manifest = Manifest(folder.name, files, check_note(note))
     data = keys.clearsign(write_manifest(manifest), fingerprint)
     _check(data, manifest, keys.export_public_key(signing.key), services)
-    with writing_file(folder.approval, data) as temporary:
+    with writing_file(folder.approval, data) as temporary, explaining(folder.approval):
         temporary.chmod(0o644)
     return manifest
 

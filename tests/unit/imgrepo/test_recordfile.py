@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imgbuilder.errors import PybuilderError, RepositoryError
 from imgbuilder.host.hashing import Fingerprint
@@ -146,3 +150,23 @@ def test_a_million_wrong_values_cost_little_memory(tmp_path: Path, item: bytes) 
     with pytest.raises(PybuilderError, match="cannot be read"):
         SOURCES_FILE.read(tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = ("version", "image", "inside", "packed", "run", "archive")
+
+
+@given(changes=st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_any_record_raises_only_our_errors(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("check")
+    CHECK_FILE.write(folder, CHECK)
+    path = folder / "check.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with contextlib.suppress(RepositoryError):
+        assert isinstance(CHECK_FILE.read(folder), CheckRecord)

@@ -16,8 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from passlib.hash import md5_crypt
 from PIL import Image
 
@@ -35,18 +33,10 @@ from imgrepo.library.records import (
     CHECK_FILE,
     CONTENTS_FILE,
     SOURCES_FILE,
-    Account,
     BootRecord,
-    CheckRecord,
-    CompressedSize,
     ContentsRecord,
     ImageMark,
-    Inside,
-    Leftover,
     Package,
-    PasswordState,
-    RunTrial,
-    Seen,
     SourcesRecord,
     Verdict,
 )
@@ -586,32 +576,3 @@ class TestScreenshot:
         assert screenshot_problem(path) == "it is gone"
         path.symlink_to("/etc/passwd")
         assert "cannot be read" in (screenshot_problem(path) or "")
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-FIELDS = ("version", "image", "inside", "packed", "run", "archive")
-
-
-@given(changes=st.dictionaries(st.sampled_from(FIELDS), JSON))
-def test_any_record_raises_only_our_errors(
-    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
-) -> None:
-    folder = tmp_path_factory.mktemp("check")
-    mark = ImageMark("0", Fingerprint(1, 2, 3, 4))
-    inside = Inside(
-        system=True, seen=(Seen(Leftover.LOG, ("/a",), 1),), accounts=(Account("a", PasswordState.EMPTY),)
-    )
-    record = CheckRecord(mark, inside, CompressedSize(1, None), RunTrial("0", ""), mark)
-    CHECK_FILE.write(folder, record)
-    assert CHECK_FILE.read(folder) == record
-    path = folder / "check.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    try:
-        found = CHECK_FILE.read(folder)
-    except RepositoryError:
-        return
-    assert isinstance(found, CheckRecord)
