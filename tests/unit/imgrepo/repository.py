@@ -77,17 +77,7 @@ def stand_in(
 
 @dataclass
 class Repository:
-    """A publisher's two folders below ``base``.
-
-    Attributes:
-        base: Their parent.
-        gpg_home: The publisher's keyring.
-        pin: What clients trust.
-        key: Fingerprint of the signing key.
-        appliances: What guests the images hold; others hold a small Debian.
-        events: What was reported.
-        later: By how much the publisher's clock is ahead of gpg's.
-    """
+    """A publisher's two folders below ``base``; ``later`` puts the clock ahead of gpg's."""
 
     base: Path
     gpg_home: Path

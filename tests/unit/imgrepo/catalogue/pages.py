@@ -14,13 +14,7 @@ _ADDRESSES = ("href", "src", "action", "srcset", "data", "poster", "xlink:href")
 
 @dataclass
 class Read(HTMLParser):
-    """A page that was read.
-
-    Attributes:
-        tags: All tags, in order, with their attributes.
-        words: All text.
-        problems: Tags that are not balanced, ids that are there twice, handlers and styles inside tags.
-    """
+    """A page that was read: its tags with their attributes, its text, and what is wrong with it."""
 
     tags: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     words: str = ""

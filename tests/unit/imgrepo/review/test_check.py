@@ -66,13 +66,7 @@ GPL = Package("bash", "5-1", "amd64", "bash", "5", ("GPL-3",), copyleft=True)
 
 @dataclass
 class Library:
-    """A folder of entries, and how they are checked.
-
-    Attributes:
-        path: The folder.
-        qemu: The stand-in for QEMU.
-        appliances: What guests the images hold.
-    """
+    """A folder of entries, and how they are checked, with a stand-in for QEMU."""
 
     path: Path
     qemu: QemuStub

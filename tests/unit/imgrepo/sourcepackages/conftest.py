@@ -33,14 +33,7 @@ SUITES = ("bookworm", "bookworm-updates", "bookworm-security")
 
 @dataclass
 class Bench:
-    """All that the tests of ``sources`` need.
-
-    Attributes:
-        repository: Has the image ``demo.img``.
-        archive: Has its sources.
-        web: Serves the archive.
-        keyring: The archive's public key.
-    """
+    """A repository with the image ``demo.img``, and an archive of its sources on the web."""
 
     repository: Repository
     archive: DebArchive

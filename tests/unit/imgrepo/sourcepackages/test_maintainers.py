@@ -22,14 +22,7 @@ from tests.unit.imgrepo.sourcepackages.conftest import COVERED, Bench, members
 
 @dataclass
 class Old:
-    """A pool without lists that has the old bash.
-
-    Attributes:
-        archive: The pool.
-        web: Serves it.
-        keyring: The maintainers' keys.
-        dsc: The signed ``.dsc``.
-    """
+    """A pool without lists that has the old bash, with the ``.dsc`` signed by its maintainer."""
 
     archive: DebArchive
     web: WebFolder

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import re
 import shlex
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,8 @@ from imgrepo.template import bootstrap as module
 from imgrepo.template.bootstrap import BootstrapRequest, Mode, bootstrap, bootstrap_arguments, check_bootstrap
 from imgrepo.template.recipes import Arch, Mirrors, recipe_named
 from tests.unit.imgrepo.repository import stand_in
+
+StandIn = Callable[[str], None]
 
 
 @pytest.fixture
@@ -40,6 +44,12 @@ def little_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHROOT_SPACE", 0)
 
 
+@pytest.fixture
+def mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Return a function that puts a shell script in the place of mmdebstrap."""
+    return functools.partial(stand_in, tmp_path, monkeypatch)
+
+
 def arguments(request: BootstrapRequest, overlay: str = "/x/overlay.tar") -> list[str]:
     return list(bootstrap_arguments(request, mode=Mode.UNSHARE, overlay=Path(overlay)))
 
@@ -54,9 +64,13 @@ def test_the_command_line_names_mode_suite_and_packages(request_: BootstrapReque
 
 
 def test_sources_of_packages_are_read_from_standard_input_and_are_no_arguments(
-    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+    tmp_path: Path,
+    space: Path,
+    mmdebstrap: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    request_: BootstrapRequest,
 ) -> None:
-    stand_in(tmp_path, monkeypatch, 'echo "arguments: $*"; cat; printenv https_proxy')
+    mmdebstrap('echo "arguments: $*"; cat; printenv https_proxy')
     monkeypatch.setenv("https_proxy", "http://me:sekret1@proxy.example")
     mirror = "http://me:sekret2@mirror.example/debian"
     request = replace(request_, build_from=Mirrors(mirror))
@@ -76,9 +90,9 @@ def test_a_path_with_blanks_stays_one_word_of_the_hook(request_: BootstrapReques
 
 
 def test_standard_output_becomes_the_archive_and_messages_are_reported(
-    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+    tmp_path: Path, space: Path, mmdebstrap: StandIn, request_: BootstrapRequest
 ) -> None:
-    stand_in(tmp_path, monkeypatch, 'touch "$TMPDIR/left"; echo I: working >&2; printf tar')
+    mmdebstrap('touch "$TMPDIR/left"; echo I: working >&2; printf tar')
     events: list[Event] = []
     bootstrap(request_, tmp_path / "out.tar", tmp_path, events.append)
     assert (tmp_path / "out.tar").read_bytes() == b"tar"
@@ -87,9 +101,9 @@ def test_standard_output_becomes_the_archive_and_messages_are_reported(
 
 
 def test_failure_quotes_the_last_words_and_leaves_nothing(
-    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+    tmp_path: Path, space: Path, mmdebstrap: StandIn, request_: BootstrapRequest
 ) -> None:
-    stand_in(tmp_path, monkeypatch, 'mkdir "$TMPDIR/chroot"; seq 100 >&2; echo E: no such suite >&2; exit 25')
+    mmdebstrap('mkdir "$TMPDIR/chroot"; seq 100 >&2; echo E: no such suite >&2; exit 25')
     with pytest.raises(ToolError, match=r"status 25[\s\S]*E: no such suite") as failed:
         bootstrap(request_, tmp_path / "out.tar", tmp_path, lambda _event: None)
     assert "\n50\n" not in failed.value.message
@@ -97,13 +111,11 @@ def test_failure_quotes_the_last_words_and_leaves_nothing(
 
 
 def test_a_signal_ends_mmdebstrap_and_lets_it_clean_up_first(
-    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+    tmp_path: Path, space: Path, mmdebstrap: StandIn, request_: BootstrapRequest
 ) -> None:
-    stand_in(
-        tmp_path,
-        monkeypatch,
+    mmdebstrap(
         f"trap 'echo tidy >{tmp_path}/tidy; exit 1' TERM; kill -TERM {os.getpid()}\n"
-        "while :; do sleep 0.01; done",
+        "while :; do sleep 0.01; done"
     )
     with pytest.raises(Interrupted), interruptible():
         bootstrap(request_, tmp_path / "out.tar", tmp_path, lambda _event: None)
@@ -112,21 +124,19 @@ def test_a_signal_ends_mmdebstrap_and_lets_it_clean_up_first(
 
 
 def test_the_folder_for_mmdebstrap_can_be_passed_by_other_users_but_not_listed(
-    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+    tmp_path: Path, space: Path, mmdebstrap: StandIn, request_: BootstrapRequest
 ) -> None:
-    stand_in(tmp_path, monkeypatch, f'stat -c %a "$TMPDIR" >{tmp_path}/mode')
+    mmdebstrap(f'stat -c %a "$TMPDIR" >{tmp_path}/mode')
     bootstrap(request_, tmp_path / "out.tar", tmp_path, lambda _event: None)
     assert (tmp_path / "mode").read_text() == "711\n"
 
 
 def test_what_a_namespace_left_is_removed_from_a_namespace(
-    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, keyring: Path
+    tmp_path: Path, space: Path, mmdebstrap: StandIn, monkeypatch: pytest.MonkeyPatch, keyring: Path
 ) -> None:
     log = tmp_path / "log"
-    stand_in(
-        tmp_path,
-        monkeypatch,
-        f'echo "$1 $2" >>{log}; [ "$1" = --unshare-helper ] && shift && exec "$@"; mkdir -p "$TMPDIR/a/b"',
+    mmdebstrap(
+        f'echo "$1 $2" >>{log}; [ "$1" = --unshare-helper ] && shift && exec "$@"; mkdir -p "$TMPDIR/a/b"'
     )
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     bootstrap(
@@ -236,9 +246,9 @@ def test_the_publishers_script_runs_before_the_system_is_finished(
 
 
 def test_the_time_of_a_reproducible_build_reaches_mmdebstrap_and_our_files(
-    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+    tmp_path: Path, space: Path, mmdebstrap: StandIn, request_: BootstrapRequest
 ) -> None:
-    stand_in(tmp_path, monkeypatch, 'printf %s "$SOURCE_DATE_EPOCH"')
+    mmdebstrap('printf %s "$SOURCE_DATE_EPOCH"')
     for number in range(2):
         scratch = tmp_path / str(number)
         scratch.mkdir()
