@@ -28,11 +28,11 @@ GIB = 1 << 30
 UUID = "11111111-2222-3333-4444-555555555555"
 
 
-def boots(appliance: FakeAppliance) -> None:
-    """Let the guest's GRUB succeed, as the real one does."""
+def boots(appliance: FakeAppliance, root: str = f"UUID={UUID}") -> None:
+    """Let the guest's GRUB succeed, as the real one does, and name the root in its menu."""
 
     def install(_script: str) -> CommandResult:
-        appliance.add("/boot/grub/grub.cfg", f"linux /boot/vmlinuz root=UUID={UUID} ro\n")
+        appliance.add("/boot/grub/grub.cfg", f"linux /boot/vmlinuz root={root} ro\n")
         return CommandResult(0, "Installation finished. No error reported.\n")
 
     appliance.on_sh("grub-install", install)
@@ -94,14 +94,9 @@ def test_the_system_is_unpacked_mounted_by_uuid_and_the_appliance_shut_down(arch
 def test_with_uefi_and_lvm_the_root_is_a_volume_on_the_last_partition(archive: Path, root: RootKind) -> None:
     layout = Layout(root, uefi=True, lvm=True)
     appliance = FakeAppliance([FakeDisk(size=2 * GIB)])
-
-    def install(script: str) -> CommandResult:
-        appliance.add("/boot/grub/grub.cfg", "linux /boot/vmlinuz root=/dev/mapper/system-root ro\n")
-        assert script == grub_script(layout, "amd64")
-        return CommandResult(0, "")
-
-    appliance.on_sh("grub-install", install)
+    boots(appliance, "/dev/mapper/system-root")
     install_system(appliance, archive, layout, "amd64")
+    assert appliance.scripts == [grub_script(layout, "amd64")]
     bios, efi, last = appliance.tables["/dev/sda"]
     assert bios[1] < efi[0] <= efi[1] < last[0]
     assert efi[2] == "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
@@ -152,14 +147,7 @@ def test_grub_that_fails_is_an_error_with_its_words(archive: Path) -> None:
 
 def test_a_menu_that_names_the_root_by_device_is_an_error(archive: Path) -> None:
     appliance = FakeAppliance([FakeDisk(size=2 * GIB)])
-    appliance.on_sh("grub-install", CommandResult(0, ""))
-    appliance.add("/boot/grub/grub.cfg")
-
-    def install(_script: str) -> CommandResult:
-        appliance.add("/boot/grub/grub.cfg", "linux /boot/vmlinuz root=/dev/sda2 ro\n")
-        return CommandResult(0, "")
-
-    appliance.on_sh("grub-install", install)
+    boots(appliance, "/dev/sda2")
     with pytest.raises(GuestError, match="UUID"):
         install_system(appliance, archive, Layout(), "amd64")
 
