@@ -301,11 +301,13 @@ class HostsideConnection(Connection):
     def _upload(self, local: str, path: str) -> None:
         with _local_file("upload", local, "rb") as file:
             method, piece = "write", file.read(_PIECE)
-            while True:
-                self._ask(method, path, piece, check=_is_none)
+            while piece or method == "write":
+                try:
+                    self._ask(method, path, piece, check=_is_none)
+                except GuestCallError as error:
+                    message = error.message.replace(method, "upload", 1)
+                    raise GuestCallError(message, errno_name=error.errno_name) from error
                 method, piece = "write_append", file.read(_PIECE)
-                if not piece:
-                    break
 
     def _read(self, path: str, count: int, offset: int) -> bytes:
         def fits(value: object) -> bool:

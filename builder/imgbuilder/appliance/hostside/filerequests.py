@@ -108,7 +108,10 @@ class Requests:
 
     def exists(self, path: str) -> bool:
         """Return whether a path exists (a last link not followed)."""
-        return self._mode(path, follow=False) is not None
+        try:
+            return self._mode(path, follow=False) is not None
+        except OSError:  # such as links in a circle
+            return False
 
     def is_file(self, path: str, *, followsymlinks: bool = False) -> bool:
         """Return whether a path is a regular file."""
@@ -173,8 +176,7 @@ class Requests:
                 found = [
                     os.path.join(folder, name)  # noqa: PTH118 - in the guest
                     for folder in found
-                    if self._mode(folder, follow=True) is not None
-                    and self.is_dir(folder, followsymlinks=True)
+                    if self._is_open(folder)
                     for name in self.ls(folder)
                     if matches(name) and (part.startswith(".") or not name.startswith("."))
                 ]
@@ -183,11 +185,17 @@ class Requests:
                 found = [path for path in paths if self.exists(path)]
         return sorted(found)
 
+    def _is_open(self, path: str) -> bool:
+        try:
+            return self.is_dir(path, followsymlinks=True)
+        except OSError:  # links in a circle
+            return False
+
     def find0(self, path: str) -> bytes:
         """Return the paths below a folder, each with a NUL behind it."""
         inode, number = self._tree.load(_path(path))
         if not inode.is_folder:
-            raise failure(errno.ENOTDIR, _path(path))
+            raise Unfit("not a folder")
         found, size = [], 0
         for inner, _ in self._tree.walk(number):
             size += len(inner) + 1
@@ -307,7 +315,9 @@ class Requests:
 
     def cp_a(self, source: str, target: str) -> None:
         """Copy a file or tree with everything that belongs to it."""
-        origin = self._tree.existing(_path(source), follow=False)[0]
+        origin = self._tree.find(_path(source), follow=False)
+        if origin.inode is None:
+            raise Unfit("cp would report a missing file")
         place = self._tree.find(_path(target), follow=False)
         if place.inode is not None and self._ext2.load(place.inode).is_folder:
             inner = self._ext2.lookup(place.inode, origin.name)

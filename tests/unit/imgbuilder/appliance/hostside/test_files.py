@@ -164,6 +164,8 @@ def test_patterns(guest: LibguestfsAppliance) -> None:
     assert guest.glob("/*/one/[ab].log") == ["/d/one/a.log", "/d/one/b.log"]
     assert guest.glob("/d/a.log") == ["/d/a.log"]
     assert guest.glob("/d/nothing*") == []
+    guest.symlink("/circle", "/circle")
+    assert guest.glob("/*/one/a.log") == ["/d/one/a.log"]
 
 
 def test_files_of_the_host(guest: LibguestfsAppliance, tmp_path: Path) -> None:
