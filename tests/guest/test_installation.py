@@ -153,7 +153,7 @@ def test_debian_packages(folder: Path, keys: KeyMaker, suite: str, publisher: bo
             assert (system.folder / f"usr/share/{place}{program}").is_file()
         assert (system.folder / f"usr/share/fish/vendor_completions.d/{program}.fish").is_file()
     assert site.entry.os_version in system.run("pybuilder --list", user="person")
-    assert site.entry.os_version in system.run("pybuilder plan tiny", user="person")
+    assert site.entry.os_version in system.run("cd && pybuilder plan tiny", user="person")
     assert "PYBUILDER(1)" in system.run("pybuilder help", user="person")
     system.run(f"apt-get -q -y purge {' '.join(names)}")
     assert system.files() == before

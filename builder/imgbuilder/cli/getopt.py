@@ -15,6 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from imgbuilder.cli.program import VerbGroup
 from imgbuilder.errors import UsageError
 
 
@@ -128,7 +129,7 @@ class GetoptCommand(click.Command):
             raise
 
 
-class GetoptGroup(GetoptCommand, click.Group):
+class GetoptGroup(GetoptCommand, VerbGroup):
     """A group of verbs. The options of a verb may stand before it: ``pybuilder -v cache --offline list``."""
 
     allow_interspersed_args = True

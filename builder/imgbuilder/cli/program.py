@@ -14,10 +14,16 @@ from imgbuilder.terminal.boundary import run_command
 from imgbuilder.terminal.configuration import apply_configuration
 from imgbuilder.terminal.console import ConsoleReporter
 
-_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = (
-    # Before click 8.2, as in Debian 12 and 13, a group without a verb prints its help and succeeds.
-    (click.exceptions.NoArgsIsHelpError,) if hasattr(click.exceptions, "NoArgsIsHelpError") else ()
-)
+
+class VerbGroup(click.Group):
+    """A group of verbs; without one it prints its help as an error, whichever click is installed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
 
 
 class Tools(NamedTuple):
@@ -75,9 +81,6 @@ def run_program(
         try:
             # Without standalone mode, click returns the code of ctx.exit() instead of raising it.
             return command.main(list(arguments), prog_name=command.name, standalone_mode=False, obj=obj)
-        except _NO_ARGUMENTS as error:
-            click.echo(error.format_message(), err=True)
-            return UsageError.exit_code
         except click.NoSuchOption as error:
             raise _no_option(error, command) from error
         except click.ClickException as error:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.cli.program import VerbGroup
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host.text import printable
@@ -25,7 +26,7 @@ _BOTH = "both"
 _targets_argument = click.argument("targets", nargs=-1, required=True, type=PATH, metavar="ENTRY|IMAGE...")
 
 
-class _WithDefault(click.Group):
+class _WithDefault(VerbGroup):
     """A group whose first command is meant when none is named: ``sbom IMAGE`` is ``sbom make IMAGE``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.cli.program import VerbGroup
 from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import info, warn
 from imgbuilder.host.text import printable
@@ -30,6 +31,7 @@ _BROKEN = "broken"
 
 @click.group(
     "entry",
+    cls=VerbGroup,
     short_help="Make, check, sign and list entries of a library.",
     help="Entries of a library: each is a folder with an image and its description.\n\n"
     "The folder NAME in the library holds the file entry.toml, and the image NAME.qcow2 or NAME.img.",
