@@ -204,7 +204,7 @@ def publisher(person: Person, template: Path) -> Iterator[Publisher]:
             )  # fmt: skip
             shutil.rmtree(images)
             shutil.copytree(gnupg, part / "gnupg", ignore=shutil.ignore_patterns("S.*", "*lock*"))
-            site.rename(part / "site")
+            shutil.move(site, part / "site")
 
         code = code_digest("index/imgindex", "builder/imgbuilder", "repo-tools/imgrepo")
         published = kept("published", f"{template.name}-{code}", make)
