@@ -13,6 +13,9 @@ from imgbuilder.fetch import router
 from imgbuilder.fetch.transfer import Limits
 from imgindex import environment
 from tests.fakes.fuzz import examples
+from tests.fakes.keys import keys
+
+__all__ = ["keys"]
 
 # The time of an example depends on what else the machine does, so it is not a reason to fail.
 settings.register_profile("untimed", parent=settings.default, deadline=None, max_examples=examples(40))

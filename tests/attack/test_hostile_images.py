@@ -25,12 +25,10 @@ from imgbuilder.errors import PybuilderError
 from imgbuilder.host import process
 from imgbuilder.services import Services, Settings
 from imgindex.model import Entry
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.operations import parse_operation
 from tests.fakes.template import Site, TinyAppliances, make_disk
 from tests.unit.imgrepo.repository import Repository
-
-__all__ = ["keys"]
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 

@@ -21,10 +21,8 @@ import pytest
 
 from imgindex.model import Entry, Index
 from imgindex.write import write_index
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.webfolder import WebFolder
-
-__all__ = ["keys"]
 
 pytestmark = [
     pytest.mark.skipif(

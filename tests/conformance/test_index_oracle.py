@@ -19,10 +19,8 @@ from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import parse_index
 from imgindex.signer import GpgSigner
 from imgindex.write import write_index
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.unit.imgindex.test_write import ENTRIES
-
-__all__ = ["keys"]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("virt-index-validate") is None,

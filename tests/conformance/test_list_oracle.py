@@ -16,10 +16,8 @@ import pytest
 
 from imgindex.model import Entry, Index, Note
 from imgindex.write import write_index
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import ubuntu_tree
-
-__all__ = ["keys"]
 
 pytestmark = [
     pytest.mark.skipif(

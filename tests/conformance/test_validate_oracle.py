@@ -15,10 +15,8 @@ from imgindex.model import Index
 from imgindex.write import write_index
 from imgrepo.cli.main import run
 from imgrepo.services import Services
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.unit.imgindex.test_write import ENTRY, INDEXES
-
-__all__ = ["keys"]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("virt-index-validate") is None,

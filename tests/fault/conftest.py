@@ -1,5 +1,19 @@
 """Fixtures of the fault rows."""
 
-from tests.fakes.keys import keys
+from __future__ import annotations
 
-__all__ = ["keys"]
+import ssl
+
+import pytest
+import trustme
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
+    """Return what a server of this machine proves itself with, and the file of its authority."""
+    authority = trustme.CA()
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context, str(file)

@@ -13,12 +13,10 @@ import pytest
 
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.errors import WorkspaceError
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import make_site
 from tests.fault.test_cache_places import mounted
 from tests.fault.test_environment import BUILD, Place
-
-__all__ = ["keys"]
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import trustme
 
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
@@ -103,16 +102,6 @@ FAULTS: dict[str, Callable[[Good], list[Step]]] = {
     "a part of another file": lambda good: [good.raw.replace(b'ETag: "v1"', b'ETag: "v2"')],
     "everything, and of another file": lambda _good: [answer(bytes(len(BODY)), 'ETag: "v2"')],
 }
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
-    authority = trustme.CA()
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(file)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context, str(file)
 
 
 def test_there_are_as_many_as_the_goal_asks_for() -> None:

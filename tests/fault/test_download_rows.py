@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
@@ -220,16 +219,6 @@ def test_a_loop_between_two_addresses_ends() -> None:
     with FaultServer([moved]) as server, pytest.raises(FetchError, match="more than 5 redirects"):
         fetcher([]).fetch(Download(f"{server.url}/a", io.BytesIO(), limit=9))
     assert len(server.requests) == 6
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
-    authority = trustme.CA()
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(file)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context, str(file)
 
 
 @pytest.mark.row("D20")

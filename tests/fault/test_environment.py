@@ -18,10 +18,8 @@ from typing import Any
 import pytest
 
 from tests.fakes import guestfs_build
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import SIZE, make_site
-
-__all__ = ["keys"]
 
 BUILD = ("tiny", "--root-password", "disabled", "--run-command", "true")
 

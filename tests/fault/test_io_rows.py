@@ -14,13 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import SIZE
 from tests.fault.test_cache_kills import needs_strace, some
 from tests.fault.test_environment import Place
 from tests.fault.worker import count_calls
-
-__all__ = ["keys"]
 
 pytestmark = pytest.mark.timeout(3600 if os.environ.get("PYBUILDER_TEST_LONG") else 240)
 

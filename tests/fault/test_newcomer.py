@@ -18,12 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.faultserver import FaultServer, Hang, Reply, Step, answer, honest
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import make_site
 from tests.fault.test_cache_places import mounted
 from tests.fault.test_environment import BUILD, Place
-
-__all__ = ["keys"]
 
 pytestmark = pytest.mark.timeout(240)
 

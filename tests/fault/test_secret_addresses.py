@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.faultserver import FaultServer, Reset, answer
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fault.test_environment import BUILD, Place
-
-__all__ = ["keys"]
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -25,10 +25,8 @@ import psutil
 import pytest
 
 from tests.fakes import guestfs_build
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import MIB, Site, make_site
-
-__all__ = ["keys"]
 
 ROUNDS = int(os.environ.get("PYBUILDER_SIGNAL_ROUNDS", "1"))
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]

@@ -22,10 +22,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import guestfs_build
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import make_disk, make_site
-
-__all__ = ["keys"]
 
 LIMIT = 30.0
 """Seconds that catch a command that hangs; it ends in a tenth of one on an idle machine."""

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from imgindex.trust import TrustedKeys
-from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository
 
-__all__ = ["keys", "repository", "signing_key"]
+__all__ = ["repository", "signing_key"]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,0 @@
-"""Fixtures of the tests of ``imgindex``."""
-
-from tests.fakes.keys import keys
-
-__all__ = ["keys"]
