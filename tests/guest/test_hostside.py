@@ -34,7 +34,7 @@ def digest(image: Path) -> str:
 def test_two_builds_are_the_same_bytes(
     configured: Person, publisher: Publisher, words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """By another user, in another folder, at another time, and with a cache that is filled anew."""
+    """By another user, in another folder, at another time, and with a cache that is filled again."""
     first = configured.home / "first.img"
     configured.run("pybuilder", "debian-12", "-o", first, *RECIPE, *words, env=ALWAYS)
     other = configured
