@@ -222,7 +222,7 @@ class Connection:
         return ApplianceError("the appliance's worker sent an answer that is not understood")
 
     def _refusal(self, message: dict[str, Any]) -> GuestCallError | ApplianceError:
-        text = str(message["error"]).strip()
+        text = str(message["error"]).encode(errors="replace").decode().strip()
         if len(text) > _LONGEST_REFUSAL:
             text = f"{text[: _LONGEST_REFUSAL // 2]} [...] {text[-_LONGEST_REFUSAL // 2 :]}"
         if any(sign in text for sign in _GONE):
@@ -292,7 +292,7 @@ LONG = 3600.0
 """Seconds without progress for calls that move or check whole filesystems."""
 
 
-def is_utf8(path: Path) -> bool:
+def is_utf8(path: Path | str) -> bool:
     """Return whether a path of this host is UTF-8; libguestfs's binding accepts no other."""
     try:
         str(path).encode()

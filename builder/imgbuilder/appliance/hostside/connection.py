@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from imgbuilder.appliance.connection import LISTING, Connection
+from imgbuilder.appliance.connection import LISTING, Connection, is_utf8
 from imgbuilder.appliance.hostside import archive, programs
 from imgbuilder.appliance.hostside.devices import Device, Disk
 from imgbuilder.appliance.launch import LibguestfsAppliance
@@ -58,26 +58,21 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _Check = Callable[[Any], bool]
 
 
+def _is_target(value: object, most: int = _LONGEST_PATH - 1) -> bool:
+    # A lone surrogate, which JSON can hold, cannot be printed.
+    return isinstance(value, str) and 0 < len(value) <= most and "\0" not in value and is_utf8(value)
+
+
 def _is_path(value: object) -> bool:
-    return (
-        isinstance(value, str)
-        and value.startswith("/")
-        and len(value) < _LONGEST_PATH
-        and posixpath.normpath(value) == value
-        and "\0" not in value
-    )
+    return _is_target(value) and str(value).startswith("/") and posixpath.normpath(str(value)) == value
 
 
-def _is_target(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) < _LONGEST_PATH and "\0" not in value
+def _is_name(value: object) -> bool:
+    return _is_target(value, 255) and "/" not in str(value)
 
 
 def _are(check: _Check) -> _Check:
     return lambda value: isinstance(value, list) and len(value) <= _MOST_ENTRIES and all(map(check, value))
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 255 and not {"/", "\0"} & set(value)
 
 
 def _are_facts(value: object) -> bool:

@@ -100,6 +100,8 @@ _ANSWERS = [
     _result("relative"),
     _result("/not/../plain"),
     _result("/with\0nul"),
+    _result("/\ud800"),
+    _result(["\ud800"]),
     _result(3.5),
 ]
 
@@ -126,6 +128,12 @@ def test_content_longer_than_asked_for(opened: Any) -> None:
 def test_errors_of_the_guest_are_errors(opened: Any) -> None:
     with pytest.raises(GuestCallError, match="no such file"):
         opened(b'{"error": "no such file", "errno": "ENOENT"}', _REQUESTS["stat"])
+
+
+def test_errors_can_be_printed(opened: Any) -> None:
+    with pytest.raises(GuestCallError) as failure:
+        opened(b'{"error": "broken \\ud800", "errno": "ENOENT"}', _REQUESTS["stat"])
+    assert failure.value.message == "broken ?"
 
 
 def test_a_worker_that_ends(opened: Any, monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
