@@ -115,13 +115,14 @@ class _Work:
             try:
                 places = self._check_disk()
                 growing = self._fill(on_event, hostside=True)
-                if self.plan.template.format is not DiskFormat.RAW:  # e2fsck could not read it before
-                    with self.output.path.open("rb") as image:
-                        fit.check_filesystems(image.fileno(), places)
-                on_event(Step("Opening the new disk"))
-                disk = Attachment(self.output.path, self.output.format)
-                with self.services.open_hostside(disk, self.prepared.variation, on_event) as guest:
-                    return self._edit(guest, growing, held.append)
+                with self.output.as_raw() as path:
+                    if self.plan.template.format is not DiskFormat.RAW:  # e2fsck could not read it before
+                        with path.open("rb") as image:
+                            fit.check_filesystems(image.fileno(), places)
+                    on_event(Step("Opening the new disk"))
+                    disk = Attachment(path, DiskFormat.RAW)
+                    with self.services.open_hostside(disk, self.prepared.variation, on_event) as guest:
+                        return self._edit(guest, growing, held.append)
             except UnfitError as error:
                 obstacle = str(error)
                 held.clear()

@@ -19,6 +19,7 @@ from imgbuilder.building import target
 from imgbuilder.building.plan import BuildPlan, OutputImage
 from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
+from imgbuilder.disk.rawview import raw_view
 from imgbuilder.errors import DiskError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.host import imagelocks, paths, sparse, workspace
@@ -76,6 +77,16 @@ class OutputWriter:
             diskimage.convert(disk, disk_format, self.path, wanted)
         if size > partition.virtual_size(self.path, wanted):
             diskimage.extend(self.path, wanted, size)
+
+    def as_raw(self) -> contextlib.AbstractContextManager[Path]:
+        """Show the edited file as a raw one.
+
+        Raises:
+            UnfitError: Only an appliance can edit it.
+        """
+        if self.format is DiskFormat.RAW:
+            return contextlib.nullcontext(self.path)
+        return raw_view(self.path, self._folder)
 
     def finish(self) -> None:
         """Write the finished image, if it is not the edited file itself."""

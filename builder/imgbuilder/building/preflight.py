@@ -20,6 +20,7 @@ from imgbuilder.appliance.instant.store import instant_mode
 from imgbuilder.building.plan import BuildPlan, OutputImage, TemplateFacts, final_size, make_plan
 from imgbuilder.building.request import BuildRequest, HostsideMode, NetworkMode
 from imgbuilder.building.target import find_target
+from imgbuilder.cache.links import own_disk_below
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import usable, variants_of
 from imgbuilder.catalog.catalog import Selection
@@ -176,7 +177,6 @@ def find_obstacle(
         "--key opens devices in it": bool(request.keys),
         "--on-error shell opens a shell in it": request.on_error is OnError.SHELL,
         "-x shows the calls to it": request.appliance.trace,
-        "a linked image is edited in it": request.linked,
         "the index lets a logical volume grow": facts.lvexpand is not None,
         "the template's source is not signed": mode is HostsideMode.AUTO
         and (source.unsigned or not source.check),
@@ -306,7 +306,7 @@ def check_disk(
     path = disk.path.absolute() if block else disk.path.resolve()
     if in_use:
         imagelocks.refuse_if_in_use(path, changing=not disk.readonly)
-    found, below = check_own(path, disk.format, role, backing=backing)
+    found, below = check_own(path, disk.format, role, backing=[*backing, *own_disk_below(path)])
     if block and disk.format is None and found != DiskFormat.RAW:
         raise DiskError(
             f"{path} is a block device that holds a {found} image",

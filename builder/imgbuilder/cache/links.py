@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbuilder.cache.folder import CacheFolder
+from imgbuilder.cache.folder import CacheFolder, is_digest
 from imgbuilder.disk.imageheader import check_qcow2
 from imgbuilder.disk.qcow2 import Role
-from imgbuilder.errors import DiskError, WorkspaceError
+from imgbuilder.errors import DiskError, UsageError, WorkspaceError
+from imgbuilder.host import paths
 from imgindex.files import read_json, write_json
 
 SUFFIX = ".links"
@@ -79,6 +80,19 @@ def disk_below(image: Path) -> Path | None:
     """
     backing = check_qcow2(image, role=Role.GUEST, overlay=True).backing
     return None if backing is None else image.parent / backing
+
+
+def own_disk_below(image: Path) -> tuple[Path, ...]:
+    """Return the disk in the user's usual cache that an image lies over, if there is one.
+
+    Such an image may be opened without asking: even if it is a stranger's, it shows no more than a template.
+    """
+    try:
+        below, disks = disk_below(image), paths.cache_dir() / "disks"
+    except (DiskError, OSError, UsageError):
+        return ()
+    is_ours = below is not None and is_digest(_digest(below)) and below.parent.resolve() == disks.resolve()
+    return (below,) if below is not None and is_ours else ()
 
 
 def _lies_over(image: Path, disk: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,12 +38,14 @@ class TinyHost:
     Attributes:
         opened: The disks that were opened.
         guests: Opens them, in memory.
+        mark: Bytes that are written where the filesystem begins.
         unfit: The reason why the image turns out to be unfit after everything was written; empty for none.
     """
 
     def __init__(self) -> None:
         self.opened: list[Attachment] = []
         self.guests = TinyAppliances()
+        self.mark = b""
         self.unfit = ""
 
     @contextmanager
@@ -52,6 +55,10 @@ class TinyHost:
         self.opened.append(disk)
         with self.guests([disk], None, on_event) as guest:
             yield guest
+        if self.mark:
+            with disk.path.open("r+b") as image:
+                image.seek(2 * MIB)
+                image.write(self.mark)
         if self.unfit:
             with disk.path.open("r+b") as image:
                 image.write(b"spoiled")
@@ -148,7 +155,6 @@ OBSTACLES: dict[str, tuple[dict[str, Any], str]] = {
     "shell": ({"on_error": OnError.SHELL}, "--on-error shell opens a shell in it"),
     "trace": ({"appliance": ApplianceOptions(trace=True)}, "-x shows the calls to it"),
     "key": ({"keys": (parse_key("all:key:x"),)}, "--key opens devices in it"),
-    "linked": ({"linked": True, "format": OutputFormat.QCOW2}, "a linked image is edited in it"),
 }
 
 
@@ -235,3 +241,32 @@ def test_the_variable(services: Services, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PYBUILDER_HOSTSIDE", "sometimes")
     with pytest.raises(UsageError, match="PYBUILDER_HOSTSIDE is 'sometimes'"):
         prepare(wanted, services, lambda _event: None)
+
+
+@pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="/dev/fuse cannot be used here")
+@pytest.mark.parametrize("size", [None, 64 * MIB])
+def test_a_linked_image_is_written_in_place(
+    size: int | None, services: Services, site: Site, host: TinyHost, appliances: TinyAppliances
+) -> None:
+    host.mark = b"a linked image"
+    result = build(request(linked=True, format=OutputFormat.QCOW2, size=size), services, lambda _event: None)
+    assert appliances.launches == []
+    assert result.path.stat().st_blocks * 512 < 2 * MIB
+    raw = Path("../raw")
+    subprocess.run(["qemu-img", "convert", "-O", "raw", result.path, raw], check=True)
+    assert raw.read_bytes()[2 * MIB :].startswith(b"a linked image"), "what the host wrote is in it"
+    assert raw.stat().st_size == (size or SIZE)
+    assert not (site.folder / "disk.raw").read_bytes()[2 * MIB :].startswith(b"a linked image")
+    assert [path.name for path in Path().iterdir()] == [result.path.name]
+    mounts = Path("/proc/self/mounts").read_text()
+    assert str(Path().absolute()) not in mounts
+
+
+def test_without_fuse_an_appliance_makes_a_linked_image(
+    services: Services, host: TinyHost, appliances: TinyAppliances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgbuilder.disk.rawview._DAEMON", "no-such-daemon")
+    events: list[Event] = []
+    build(request(linked=True, format=OutputFormat.QCOW2), services, events.append)
+    assert len(appliances.launches) == 1
+    assert any("no-such-daemon" in text for text in texts(events))

@@ -86,6 +86,17 @@ def test_unlink_forgets_a_missing_image(disk: Path, capsys: pytest.CaptureFixtur
     assert f"there is no image {LINKED}" in ran.err
 
 
+def test_a_linked_image_is_used_like_any_other(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Ran(capsys, "machine", "script", str(LINKED), "-o", "run").code == 0
+    other = Path("other.qcow2")
+    Path("secret").write_bytes(bytes(SIZE))
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", Path("secret").absolute(), "-F", "raw", other],
+        check=True,
+    )
+    assert Ran(capsys, "machine", "script", str(other), "-o", "run").code == 1, "that is another file"
+
+
 def test_unlink_follows_no_name_out_of_the_cache(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An image from another person could name any file of this host."""
     Path("secret").write_bytes(bytes(SIZE))
