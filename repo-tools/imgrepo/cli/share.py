@@ -16,7 +16,7 @@ from imgrepo.sharing.mirror import MirrorRequest, mirror
 from imgrepo.sharing.rsync import RsyncTarget
 from imgrepo.sharing.s3 import S3Target
 from imgrepo.sharing.serve import PublishedFolderServer
-from imgrepo.sharing.upload import Place, Target, UploadRequest, read_place, upload
+from imgrepo.sharing.upload import Target, UploadPlace, UploadRequest, read_place, upload
 
 
 @click.command(
@@ -64,7 +64,7 @@ endpoint_option = click.option(
 def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> None:
     """Upload a folder and report it; ``publish --to`` does the same."""
 
-    def open_target(place: Place) -> Target:
+    def open_target(place: UploadPlace) -> Target:
         return S3Target(place, endpoint) if place.bucket else RsyncTarget(place)
 
     result = upload(request, publisher.services, open_target, publisher.reporter)

@@ -167,11 +167,6 @@ def parse_description(text: str, *, where: str) -> Description:
         raise RepositoryError(f"{where}: {wrong}", hint="see entry.toml in pybuilder-repo(1)") from error
 
 
-def read_description(path: Path) -> Description:
-    """Read an ``entry.toml``."""
-    return read_with_digest(path)[0]
-
-
 def read_with_digest(path: Path) -> tuple[Description, str]:
     """Read an ``entry.toml``; return also the SHA-512 of its bytes, in hex."""
     data = _bytes(path)

@@ -29,7 +29,7 @@ from imgindex.fields import settle_comments
 from imgindex.model import Entry, Note
 from imgindex.write import tidy_note
 from imgrepo.images.scan import FORMATS, Skipped, SourceImage, is_stem, scan
-from imgrepo.library.description import DESCRIPTION_NAME, Description, read_description, read_with_digest
+from imgrepo.library.description import DESCRIPTION_NAME, Description, read_with_digest
 
 _LONGEST_LINE = 2000
 """Characters; an index has lines of at most 8192 bytes."""
@@ -88,7 +88,7 @@ class EntryFolder:
 
     def read(self) -> Description:
         """Read its description."""
-        return read_description(self.description)
+        return read_with_digest(self.description)[0]
 
     def image(self) -> SourceImage:
         """Find the image."""

@@ -18,7 +18,7 @@ from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import process
 from imgbuilder.host.process import Completed
-from imgrepo.sharing.upload import Place, UploadError
+from imgrepo.sharing.upload import UploadError, UploadPlace
 from imgrepo.webroot.entries import stem_of_published
 
 _PATIENCE = 120
@@ -41,7 +41,7 @@ _REASONS = {
 class RsyncTarget:
     """Implements ``Target`` with the program rsync."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: UploadPlace) -> None:
         process.require_program("rsync")
         self._where = place.shown
         self._address = place.text if place.text.endswith((":", "/")) else f"{place.text}/"

@@ -18,7 +18,7 @@ from imgbuilder.host.extras import install_command
 from imgbuilder.host.hashing import hash_file
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
-from imgrepo.sharing.upload import Place, UploadError
+from imgrepo.sharing.upload import UploadError, UploadPlace
 
 _DIGEST = "sha512"
 _TYPES = {
@@ -40,7 +40,7 @@ def content_type(name: str) -> str:
 class S3Target:
     """Implements ``Target`` with boto3; ``endpoint`` is the URL of a server other than Amazon's."""
 
-    def __init__(self, place: Place, endpoint: str | None = None) -> None:
+    def __init__(self, place: UploadPlace, endpoint: str | None = None) -> None:
         try:
             import boto3  # an extra, and slow to load
             from boto3.exceptions import Boto3Error

@@ -46,7 +46,7 @@ class UploadError(PybuilderError):
 
 
 @dataclass(frozen=True)
-class Place:
+class UploadPlace:
     """The address of a target.
 
     Attributes:
@@ -84,16 +84,16 @@ class Target(Protocol):
         ...
 
 
-def read_place(text: str) -> Place:
+def read_place(text: str) -> UploadPlace:
     """Read the address of a target: an S3 bucket, an rsync server, or a machine that ssh reaches."""
     plain = text.rstrip("/") if not text.endswith(":/") else text
     s3 = _S3.fullmatch(plain)
     if s3 is not None:
         prefix = (s3["prefix"] or "").strip("/")
         if ".." not in prefix.split("/"):
-            return Place(plain, s3["bucket"], f"{prefix}/" if prefix else "")
+            return UploadPlace(plain, s3["bucket"], f"{prefix}/" if prefix else "")
     elif _RSYNC.fullmatch(plain) or ("://" not in text and _SSH.fullmatch(plain)):
-        return Place(plain)
+        return UploadPlace(plain)
     shown = without_secrets(text) if "://" in text else text.rpartition("@")[2]
     raise UsageError(
         f"{shown!r} is not an upload target",
@@ -113,7 +113,7 @@ class UploadRequest:
     """A folder to upload, and where to; ``force`` replaces an index there that is newer, or by other keys."""
 
     folder: Path
-    place: Place
+    place: UploadPlace
     prune: bool = False
     grace: timedelta = GRACE
     force: bool = False
@@ -128,7 +128,10 @@ class UploadResult:
 
 
 def upload(
-    request: UploadRequest, services: Services, open_target: Callable[[Place], Target], on_event: Reporter
+    request: UploadRequest,
+    services: Services,
+    open_target: Callable[[UploadPlace], Target],
+    on_event: Reporter,
 ) -> UploadResult:
     """Upload a published folder."""
     read_served(request.folder, services)  # before anything is made in a folder that is not ours

@@ -14,7 +14,7 @@ from imgbuilder.recipe.reader import read_recipe
 from imgbuilder.terminal.configuration import apply_configuration
 from imgindex.gpg import keys_in_file, trusted_keys_from_file
 from imgrepo.contents.diff import read_list
-from imgrepo.library.description import read_description
+from imgrepo.library.description import read_with_digest
 from imgrepo.stats import read_log
 from imgrepo.webroot.entries import read_draft
 from tests.fakes.operations import parse_operation, read_commands_file
@@ -39,7 +39,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "reviewer's key": lambda path: keys_in_file(path, where="test"),
     "list of contents": read_list,
     "draft of an index": read_draft,
-    "description of an entry": read_description,
+    "description of an entry": read_with_digest,
     "log of a web server": lambda path: list(read_log(path)),
     "configuration": lambda path: apply_configuration({"XDG_CONFIG_HOME": str(path.parents[1])}),
 }

@@ -25,7 +25,15 @@ from imgindex.parse import parse_index
 from imgrepo.cli.main import run
 from imgrepo.sharing.rsync import RsyncTarget
 from imgrepo.sharing.s3 import S3Target, content_type
-from imgrepo.sharing.upload import Place, Target, UploadError, UploadRequest, UploadResult, read_place, upload
+from imgrepo.sharing.upload import (
+    Target,
+    UploadError,
+    UploadPlace,
+    UploadRequest,
+    UploadResult,
+    read_place,
+    upload,
+)
 from imgrepo.webroot import edit
 from tests.fakes.catalogues import make_library, make_site
 from tests.fakes.keys import KeyMaker
@@ -487,7 +495,7 @@ def test_failures_of_s3_are_reported(
         small.write("x", b"1234")
         small.target().read("x", 3)
     with pytest.raises(UploadError):
-        S3Target(Place("s3://b", "b"), "nonsense")
+        S3Target(UploadPlace("s3://b", "b"), "nonsense")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
@@ -500,7 +508,7 @@ def test_failures_of_s3_are_reported(
 def test_without_boto3_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(ToolError, match="boto3") as refused:
-        S3Target(Place("s3://b", "b"))
+        S3Target(UploadPlace("s3://b", "b"))
     assert "virt-pybuilder[s3]" in (refused.value.hint or "")
 
 
@@ -518,17 +526,17 @@ def test_what_is_not_a_target_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("s3://bucket", Place("s3://bucket", "bucket", "")),
-        ("s3://bucket/", Place("s3://bucket", "bucket", "")),
-        ("s3://bucket/a/b/", Place("s3://bucket/a/b", "bucket", "a/b/")),
-        ("rsync://u@host:8730/module/path/", Place("rsync://u@host:8730/module/path")),
-        ("host:/srv/www/", Place("host:/srv/www")),
-        ("u@host.example.org:www", Place("u@host.example.org:www")),
-        ("[fe80::1]:/srv", Place("[fe80::1]:/srv")),
-        ("host:", Place("host:")), ("host:/", Place("host:/")),
+        ("s3://bucket", UploadPlace("s3://bucket", "bucket", "")),
+        ("s3://bucket/", UploadPlace("s3://bucket", "bucket", "")),
+        ("s3://bucket/a/b/", UploadPlace("s3://bucket/a/b", "bucket", "a/b/")),
+        ("rsync://u@host:8730/module/path/", UploadPlace("rsync://u@host:8730/module/path")),
+        ("host:/srv/www/", UploadPlace("host:/srv/www")),
+        ("u@host.example.org:www", UploadPlace("u@host.example.org:www")),
+        ("[fe80::1]:/srv", UploadPlace("[fe80::1]:/srv")),
+        ("host:", UploadPlace("host:")), ("host:/", UploadPlace("host:/")),
     ],
 )  # fmt: skip
-def test_targets_are_read(text: str, place: Place) -> None:
+def test_targets_are_read(text: str, place: UploadPlace) -> None:
     assert read_place(text) == place
 
 
