@@ -7,7 +7,6 @@ one of the programs is missing, the build needs an appliance.
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from imgbuilder.errors import ToolError, UnfitError
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.process import Popen
 
 _DAEMON, _UNMOUNT = "qemu-storage-daemon", "fusermount3"
 _START_LIMIT = 10.0
@@ -44,7 +44,7 @@ def raw_view(image: Path, folder: Path) -> Iterator[Path]:
         "--blockdev", "driver=qcow2,node-name=image,file=file,discard=unmap",
         "--export", export,
     ]  # fmt: skip
-    daemon: subprocess.Popen[bytes] | None = None
+    daemon: Popen[bytes] | None = None
     try:
         try:
             for program in (_DAEMON, _UNMOUNT):
@@ -56,16 +56,13 @@ def raw_view(image: Path, folder: Path) -> Iterator[Path]:
             raise UnfitError(error.message) from error
         yield view
         daemon.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            daemon.wait(_END_LIMIT)
-        if daemon.returncode != 0:
+        if process.last_status(daemon, patience=_END_LIMIT) != 0:
             raise UnfitError(f"{_DAEMON} did not write all changes into the image")
     finally:
         with uninterrupted():
             if daemon is not None and daemon.poll() is None:
                 daemon.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    daemon.wait(_START_LIMIT)
+                process.last_status(daemon, patience=_START_LIMIT)
                 process.end_group(daemon)
             if daemon is not None and view.is_mount():
                 process.run([_UNMOUNT, "-u", "-z", view])
@@ -76,7 +73,7 @@ def _quoted(path: Path) -> str:
     return str(path.absolute()).replace(",", ",,")
 
 
-def _wait_for(view: Path, daemon: subprocess.Popen[bytes]) -> None:
+def _wait_for(view: Path, daemon: Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_LIMIT
     while view.stat().st_size == 0:
         if daemon.poll() is not None or time.monotonic() > deadline:
