@@ -72,7 +72,8 @@ def test_a_folder_and_a_closed_descriptor_are_no_input(tmp_path: Path) -> None:
 
 
 OWN_FILES = {
-    "builder/imgbuilder/appliance/connection.py": "its own log",
+    "builder/imgbuilder/appliance/hostside/devices.py": "the new image of the build",
+    "builder/imgbuilder/building/build.py": "the new image of the build",
     "builder/imgbuilder/disk/diskimage.py": "disks, which may be devices",
     "builder/imgbuilder/disk/partition.py": "a copy of its own",
     "builder/imgbuilder/disk/skeleton.py": "a copy of its own",
@@ -82,7 +83,6 @@ OWN_FILES = {
     "builder/imgbuilder/appliance/instant/program.py": "files of a saved appliance; it stands alone",
     "repo-tools/imgrepo/images/compress.py": "images, looked at before",
     "repo-tools/imgrepo/webroot/transaction.py": "a temporary file",
-    "repo-tools/imgrepo/images/pictures.py": "a picture, looked at before",
     "repo-tools/imgrepo/review/check.py": "messages of a program that it started",
 }
 """Modules that open files for reading without ``imgindex.files``, and which files."""
