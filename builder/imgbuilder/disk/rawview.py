@@ -62,10 +62,8 @@ def raw_view(image: Path, folder: Path) -> Iterator[Path]:
         with uninterrupted():
             if daemon is not None and daemon.poll() is None:
                 daemon.terminate()
-                process.last_status(daemon, patience=_START_LIMIT)
-                process.end_group(daemon)
-            if daemon is not None and view.is_mount():
-                process.run([_UNMOUNT, "-u", "-z", view])
+            if daemon is not None and process.last_status(daemon, patience=_START_LIMIT) != 0:
+                process.run([_UNMOUNT, "-u", "-z", view], check=False)  # what a dead daemon left
 
 
 def _quoted(path: Path) -> str:
