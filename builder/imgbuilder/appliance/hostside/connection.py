@@ -300,8 +300,8 @@ class HostsideConnection(Connection):
                 try:
                     self._ask(method, path, piece, check=_is_none)
                 except GuestCallError as error:
-                    message = error.message.replace(method, "upload", 1)
-                    raise GuestCallError(message, errno_name=error.errno_name) from error
+                    reason = error.message.rpartition(": ")[2]
+                    raise GuestCallError(f"upload: {path}: {reason}", errno_name=error.errno_name) from error
                 method, piece = "write_append", file.read(_PIECE)
 
     def _read(self, path: str, count: int, offset: int) -> bytes:
@@ -324,7 +324,10 @@ class HostsideConnection(Connection):
     ) -> None:
         assert xattrs, "nothing else is asked for"
         assert acls, "nothing else is asked for"
-        archive.unpack(Path(local), compress, folder, functools.partial(self._ask, check=_is_none))
+        try:
+            archive.unpack(Path(local), compress, folder, functools.partial(self._ask, check=_is_none))
+        except GuestCallError as error:
+            raise UnfitError(f"tar would report: {error.message}") from error
 
     def _find(self, path: str, listing: str) -> None:
         names = self._ask("find0", path, check=_are_names_below)

@@ -260,7 +260,9 @@ class Requests:
             if place.inode is None:
                 self._tree.make(place, stat.S_IFDIR | 0o755)
             elif not self._ext2.load(place.inode).is_folder:
-                raise failure(errno.ENOTDIR if count < len(parts) else errno.EEXIST, _path(path))
+                if count == len(parts):
+                    raise Unfit("a folder is made where a file is")
+                raise failure(errno.ENOTDIR, _path(path))
 
     def mkdir_mode(self, path: str, mode: int) -> None:
         """Make a folder."""

@@ -18,6 +18,20 @@ from imgbuilder.appliance.hostside.libext2fs import Unfit
 from imgbuilder.appliance.worker import Channel, decode, encode
 
 UNFIT = "UNFIT"
+_MESSAGES = {
+    "chmod": "chmod: {1}: 0{0:o}",
+    "chown": "chown: {2}: {0}.{1}",
+    "is_dir": "is_dir: stat: {0}",
+    "is_file": "is_file: stat: {0}",
+    "ls": "ls0: opendir: {0}",
+    "readlink": "readlink: readlink: {0}",
+    "realpath": "realpath: realpath: {0}",
+    "rename": "rename: rename: {0}: {1}",
+    "touch": "touch: open: {0}",
+    "write": "internal_write: open: {0}",
+    "write_append": "internal_write_append: open: {0}",
+}
+"""The beginnings of libguestfs's messages; the others are made of the request and its path."""
 
 
 def _answer(requests: Requests, request: dict[str, Any]) -> dict[str, Any]:
@@ -25,16 +39,16 @@ def _answer(requests: Requests, request: dict[str, Any]) -> dict[str, Any]:
     function: Callable[..., Any] | None = getattr(requests, method, None)
     if function is None or method.startswith("_"):
         return {"error": f"{method}: not known", "errno": UNFIT}
+    now, *arguments = decode(request["args"])
     try:
-        now, *arguments = decode(request["args"])
         requests.begin(now)
         return {"result": encode(function(*arguments, **request["kwargs"]))}
     except Unfit as error:
         return {"error": f"{method}: {error}", "errno": UNFIT}
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        beginning = _MESSAGES.get(method, method + ": {0}").format(*arguments)
         name = errno.errorcode.get(error.errno or 0, "")
-        return {"error": f"{method}: {place}{error.strerror}", "errno": name}
+        return {"error": f"{beginning}: {error.strerror}", "errno": name}
 
 
 def main(image: int, number: int) -> None:
