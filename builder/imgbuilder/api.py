@@ -9,7 +9,7 @@ from imgbuilder.building.build import BuildResult, summary
 from imgbuilder.building.customize_image import CustomizeRequest
 from imgbuilder.building.plan import BuildPlan
 from imgbuilder.building.preflight import prepare
-from imgbuilder.building.request import BuildRequest, NetworkMode
+from imgbuilder.building.request import BuildRequest, HostsideMode, NetworkMode
 from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.firstboot import FirstbootReport
 from imgbuilder.customize.operation import Operation
@@ -70,7 +70,8 @@ __all__ = [
     "AppendLine", "ApplianceOptions", "Attachment", "BuildPlan", "BuildRequest", "BuildResult", "Builder",
     "Chmod", "Chown", "CloudInit", "Copy", "CopyIn", "Crypto", "CustomizeRequest", "Delete", "DiskError",
     "DiskFormat", "DiskKey", "Edit", "Event", "FetchError", "Firstboot", "FirstbootCommand",
-    "FirstbootInstall", "GuestError", "Hostname", "Install", "Link", "Mirror", "Mkdir", "Move",
+    "FirstbootInstall", "GuestError", "Hostname", "HostsideMode",
+    "Install", "Link", "Mirror", "Mkdir", "Move",
     "NetworkMode", "NoLogfile", "NoSelinuxRelabel", "Notice", "OnError", "Operation", "OperationError",
     "OutputFormat", "PackageCache", "Password", "PasswordCrypto", "PasswordSelector", "Progress",
     "ProgressEnd", "PybuilderError", "Recipe", "Reporter", "RootPassword", "Run", "RunCommand", "Scrub",

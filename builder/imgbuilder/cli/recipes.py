@@ -19,7 +19,8 @@ from imgbuilder.sizes import counted
 from imgbuilder.terminal.console import show
 
 _VALUES = {
-    "arch": "arch_", "output": "output", "format": "format_", "compress": "compress", "size": "size",
+    "arch": "arch_", "output": "output", "format": "format_", "compress": "compress", "linked": "linked",
+    "seed": "seed", "size": "size",
     "memsize": "memsize", "smp": "smp", "network": "network", "keys": "keys",
 }  # fmt: skip
 """Settings of recipes that are options of the same meaning, and the names of the options' values."""
