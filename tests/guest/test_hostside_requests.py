@@ -14,9 +14,11 @@ import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
 from imgbuilder.appliance.hostside.connection import open_hostside
+from imgbuilder.appliance.hostside.devices import Disk
 from imgbuilder.errors import GuestCallError, UnfitError
 from imgbuilder.guests.ports import Appliance
 from tests.fakes.exttree import read_times, read_tree
+from tests.guest.person import Person
 from tests.unit.imgbuilder.appliance.hostside.conftest import check, make_image
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
@@ -297,3 +299,32 @@ def test_requests_have_equal_effects(tmp_path: Path, options: tuple[str, ...]) -
     assert {path: time for path, time in new.items() if time < start} == {
         path: time for path, time in old.items() if time < start
     }
+
+
+_OPTIONS = (
+    "--seed", "the same", "--hostname", "twin.example.org", "--timezone", "Europe/Berlin",
+    "--write", "/etc/motd:hello\n", "--append-line", "/etc/motd:more", "--mkdir", "/srv/folder/deep",
+    "--upload", "/etc/services:/srv/services", "--chmod", "4750:/srv/services",
+    "--chown", "7:70000:/srv/folder", "--link", "/etc/motd:/srv/folder/link:/srv/other",
+    "--touch", "/srv/touched", "--copy", "/etc/apt:/srv/apt", "--move", "/srv/touched:/srv/moved",
+    "--copy-in", "/usr/share/common-licenses:/srv", "--edit", "/etc/issue:s/Debian/debian/",
+    "--delete", "/usr/share/doc/b*", "--truncate", "/etc/issue.net",
+    "--ssh-inject", "root:string:ssh-ed25519 AAAA someone", "--root-password", "password:secret",
+    "--firstboot-command", "echo hello",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [(), ("--size", "4G")], ids=["as it is", "grown"])
+def test_options_make_equal_trees(configured: Person, words: tuple[str, ...]) -> None:
+    trees = []
+    for way in ("always", "never"):
+        image = configured.home / f"{way}.img"
+        configured.run(
+            "pybuilder", "debian-12", "-o", image, *_OPTIONS, *words,
+            env={"PYBUILDER_HOSTSIDE": way, "SOURCE_DATE_EPOCH": "1700000000"}, timeout=900,
+        )  # fmt: skip
+        trees.append(read_tree(image, Disk(image).partitions[-1].start))
+        image.unlink()
+    hostside, appliance = trees
+    assert len(hostside) > 5000
+    assert {path for path in hostside | appliance if hostside.get(path) != appliance.get(path)} == set()
