@@ -24,7 +24,7 @@ SIZE = 1 << 20
 def image(tmp_path: Path) -> Path:
     below = tmp_path / "below, with a comma"
     below.write_bytes(b"below" + bytes(SIZE - 5))
-    image = tmp_path / "image, too"
+    image = tmp_path / "image, with one"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "raw", image], check=True)
     return image
 
