@@ -320,6 +320,9 @@ def test_a_signal_leaves_nothing(scene: Scene, phase: str, number: signal.Signal
 @pytest.mark.parametrize("phase", ["launch", "customize", "finish"])
 def test_a_killed_build_leaves_no_hypervisor_and_the_next_one_sweeps(scene: Scene, phase: str) -> None:
     running = reach(scene, phase)
+    end = time.monotonic() + LIMIT
+    while len(scene.family()) < 3 and time.monotonic() < end:  # a program that begins has no environment yet
+        time.sleep(0.01)
     assert len(scene.family()) >= 3, "pybuilder, its worker and the hypervisor"
     running.kill()
     running.wait(LIMIT)
