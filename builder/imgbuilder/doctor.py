@@ -19,6 +19,7 @@ from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore
 from imgbuilder.errors import ApplianceError, PybuilderError, ToolError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host import paths, process
+from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.services import ApplianceOpener
 from imgbuilder.sizes import human_size
 
@@ -216,7 +217,7 @@ def _appliance(
 ) -> Iterator[Finding]:
     hosts = [urlsplit(uri).hostname for uri in source_uris if uri.startswith(("http://", "https://"))]
     names = list(dict.fromkeys([*(host for host in hosts if host), _USUAL_HOST]))
-    with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
+    with private_folder() as folder:
         disk = Path(folder, "disk")
         with disk.open("wb") as file:
             file.truncate(16 * 1024**2)

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,24 +87,21 @@ class Person:
         )  # fmt: skip
 
 
-def runtime_distributions(name: str) -> Iterator[metadata.Distribution]:
-    """Walk a distribution's run-time requirements."""
+def runtime_distributions(requirement: str) -> Iterator[metadata.Distribution]:
+    """Walk the run-time requirements of a distribution, such as ``name[extra]``."""
     seen: set[str] = set()
-    waiting = [name]
+    waiting = [Requirement(requirement)]
     while waiting:
         current = waiting.pop()
-        if current.lower() in seen:
+        if str(current) in seen:
             continue
-        seen.add(current.lower())
-        found = metadata.distribution(current)
+        seen.add(str(current))
+        found = metadata.distribution(current.name)
         yield found
-        for requirement in found.requires or []:
-            if "extra ==" not in requirement and "sys_platform == " not in requirement:
-                word = requirement.split(";")[0]
-                for stop in "<>=!~[ (":
-                    word = word.split(stop)[0]
-                if "python_version <" not in requirement and "platform_system" not in requirement:
-                    waiting.append(word)
+        extras = [{"extra": extra} for extra in (current.extras or {""})]
+        for needed in map(Requirement, found.requires or []):
+            if needed.marker is None or any(needed.marker.evaluate(extra) for extra in extras):
+                waiting.append(needed)
 
 
 def install(folder: Path) -> Path:
@@ -116,7 +114,7 @@ def install(folder: Path) -> Path:
         shutil.copytree(
             ROOT / package, library / Path(package).name, ignore=shutil.ignore_patterns("__pycache__")
         )
-    for distribution in runtime_distributions("virt-pybuilder"):
+    for distribution in runtime_distributions("virt-pybuilder[repo,s3]"):
         for file in distribution.files or []:
             if ".." in file.parts or "__pycache__" in file.parts or file.suffix == ".pth":
                 continue

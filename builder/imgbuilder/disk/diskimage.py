@@ -9,11 +9,11 @@ from __future__ import annotations
 import enum
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from imgbuilder.errors import DiskError, ToolError, UsageError
 from imgbuilder.host import process
+from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.sizes import whole_number
 
 _SECTOR = 512
@@ -129,8 +129,8 @@ def read_range(image: Path, image_format: DiskFormat, start: int, length: int) -
         with image.open("rb") as file:
             file.seek(start)
             return file.read(length)
-    with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
-        part = Path(folder, "part")
+    with private_folder() as folder:
+        part = folder / "part"
         first = start // _SECTOR
         # In qemu-img dd, count is counted from the start of the input, skipped blocks included.
         _qemu_img(
@@ -147,14 +147,12 @@ def write_range(image: Path, image_format: DiskFormat, start: int, content: byte
             file.seek(start)
             file.write(content)
         return
-    with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
-        Path(folder, "part").write_bytes(content)
+    with private_folder() as folder:
+        (folder / "part").write_bytes(content)
         # qemu-io splits its commands at blanks and knows no quotes, so they must not contain a folder.
         order = f"write -q -s part {start} {len(content)}"
         try:
-            answer = process.run(
-                ["qemu-io", "-f", image_format, "-c", order, image.absolute()], cwd=Path(folder)
-            )
+            answer = process.run(["qemu-io", "-f", image_format, "-c", order, image.absolute()], cwd=folder)
         except ToolError as error:
             raise DiskError(f"{image} cannot be written: {error.message}", hint=error.hint) from error
         if answer.stdout.strip() or answer.stderr.strip():  # qemu-io exits 0 after a failed write

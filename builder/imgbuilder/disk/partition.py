@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.skeleton import SECTOR, Geometry
 from imgbuilder.errors import DiskError, ToolError
 from imgbuilder.host import process
+from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.sizes import whole_number
 
 GPT = "gpt"
@@ -123,9 +123,9 @@ def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
 def _read_table(image: Path, image_format: DiskFormat, sector_size: int) -> PartitionTable | None:
     if image_format is DiskFormat.RAW and sector_size == SECTOR:
         return read_raw(image, SECTOR, str(image))
-    with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
+    with private_folder() as folder:
         geometry = Geometry(sector_size, virtual_size(image, image_format))
-        copy = skeleton.make(image, image_format, geometry, Path(folder))
+        copy = skeleton.make(image, image_format, geometry, folder)
         return read_raw(copy.path, sector_size, str(image))
 
 

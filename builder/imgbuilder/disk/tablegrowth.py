@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from imgbuilder.disk.partition import GPT, MBR, Partition, PartitionTable
 from imgbuilder.disk.skeleton import SECTOR, Geometry, Skeleton
 from imgbuilder.errors import DiskError, ToolError
 from imgbuilder.host import process
+from imgbuilder.host.privatefolder import private_folder
 
 MBR_SECTORS = 2**32 - 1
 """An MBR counts sectors with 32 bits: with sectors of 512 bytes, 2 TiB less one of them."""
@@ -39,8 +39,8 @@ def grow_partition(image: Path, image_format: DiskFormat, table: PartitionTable,
     if part is None or table.in_the_way(part) is not None:
         raise DiskError(f"partition {number} cannot grow in place")
     geometry = Geometry(table.sector_size, partition.virtual_size(image, image_format))
-    with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
-        copy = skeleton.make(image, image_format, geometry, Path(folder))
+    with private_folder() as folder:
+        copy = skeleton.make(image, image_format, geometry, folder)
         if table.label == MBR:
             _grow_mbr(copy, table, part)
         elif geometry.sector_size == SECTOR:
