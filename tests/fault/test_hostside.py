@@ -234,7 +234,8 @@ def test_a_signal_at_any_time_leaves_nothing(place: Place) -> None:
         assert "Traceback" not in place.said()
         if not is_done:
             stopped += 1
-            assert place.image.read_text() == "precious"
+            is_whole = place.image.stat().st_size == 64 * MIB  # it came just after the last step
+            assert is_whole or place.image.read_text() == "precious"
         place.nothing_left("x.img")
     assert stopped >= 3, "most signals come while it builds"
 
