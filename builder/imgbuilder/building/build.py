@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,21 +69,20 @@ def build(request: BuildRequest, services: Services, on_event: Reporter) -> Buil
     image = prepared.plan.image
     scratch = place_for_temporary_files(image)
     handler = FailureHandler(prepared.selection.entry.os_version, request.on_error, services.guest_shell)
+
+    def keeps() -> bool:
+        return handler.keep or not request.delete_on_failure
+
     with (
         services.open_cache(scratch, on_event) as cache,
-        open_output(
-            prepared.plan,
-            on_event,
-            keep_on_failure=lambda: handler.keep or not request.delete_on_failure,
-            sync=request.sync,
-        ) as output,
+        open_output(prepared.plan, on_event, keep_on_failure=keeps, sync=request.sync) as output,
         contextlib.ExitStack() as stack,
         # Innermost: it measures the free space, and the outer blocks free some by removing temporary files.
         workspace.blaming_full_disk(scratch),
     ):
         disk = services.template_disk(cache, prepared.selection, on_event)
         if image.linked:
-            stack.enter_context(_linked(cache, disk, image.target.path))
+            stack.enter_context(_linked(cache, disk, image.target.path, keeps))
         work = _Work(
             request, prepared, services, cache, _with_format(prepared.plan, disk), disk, output, handler
         )
@@ -198,8 +197,11 @@ class _Work:
 
 
 @contextlib.contextmanager
-def _linked(cache: TemplateCache, disk: Path, image: Path) -> Iterator[None]:
-    """Keep the template's disk in the cache for an image that lies over it, unless the block fails."""
+def _linked(cache: TemplateCache, disk: Path, image: Path, keeps: Callable[[], bool]) -> Iterator[None]:
+    """Keep the template's disk in the cache for an image that lies over it, unless the block fails.
+
+    ``keeps`` returns whether the unfinished image is kept then.
+    """
     if cache.private:
         raise WorkspaceError(
             "a linked image needs the template's disk in the cache, which cannot be used",
@@ -210,7 +212,7 @@ def _linked(cache: TemplateCache, disk: Path, image: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not path.exists():  # else an older image, which may lie over the same disk, or the unfinished one
+        if not keeps() and not path.exists():  # an older image may lie over the same disk
             cache.remove_link(LinkedImage(path, disk))
         raise
 

@@ -55,14 +55,14 @@ def links_of(disk: Path) -> list[LinkedImage]:
 def add_link(folder: CacheFolder, disk: Path, image: Path) -> None:
     """Record that an image will lie over a disk."""
     with folder.entry(_digest(disk)):
-        known = [link.image for link in links_of(disk)]
-        _record(disk, list(dict.fromkeys([*known, image])))
+        # All that are recorded stay: a build that runs now replaces another file at the path of its image.
+        _record(disk, list(dict.fromkeys([*_recorded(disk), image])))
 
 
 def remove_link(folder: CacheFolder, disk: Path, image: Path) -> None:
     """Forget an image that lies over a disk no more."""
     with folder.entry(_digest(disk)):
-        _record(disk, [link.image for link in links_of(disk) if link.image != image])
+        _record(disk, [other for other in _recorded(disk) if other != image])
 
 
 def all_links(folder: CacheFolder) -> list[LinkedImage]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.cache.links import links_of
+from imgbuilder.cache.folder import CacheFolder
+from imgbuilder.cache.links import add_link, links_of, remove_link
 from tests.fakes.commands import Ran
 from tests.fakes.template import SIZE, Site, TinyAppliances
 
@@ -153,6 +154,28 @@ def test_what_cannot_be_linked(
     assert ran.code == 2
     assert expected in ran.err
     assert list(Path().iterdir()) == []
+
+
+def test_an_unfinished_image_that_is_kept_keeps_its_disk(
+    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Ran(capsys, *BUILD, "--no-delete-on-failure", "--copy", "/nosuch:/there").code == 1
+    (disk,) = (home / "pybuilder/disks").glob("*.raw")
+    assert [link.image for link in links_of(disk)] == [LINKED.absolute()]
+    assert Ran(capsys, "cache", "gc", "--cache-size", "1K").code == 0
+    assert disk.exists()
+
+
+def test_a_link_that_is_about_to_be_made_survives_another(disk: Path, home: Path) -> None:
+    """Its path still holds another file when another build records a link."""
+    pending, other = Path("pending").absolute(), Path("other").absolute()
+    pending.write_text("an older file")
+    folder = CacheFolder(home / "pybuilder")
+    for image in (pending, other):
+        add_link(folder, disk, image)
+    remove_link(folder, disk, other)
+    LINKED.replace(pending)
+    assert pending in [link.image for link in links_of(disk)]
 
 
 def test_a_failed_build_leaves_no_link(
