@@ -22,7 +22,14 @@ from imgbuilder.cli.requests import Call
 from imgbuilder.disk import diskimage
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.qcow2 import Role
-from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError, WorkspaceError
+from imgbuilder.errors import (
+    DiskError,
+    FetchError,
+    PybuilderError,
+    RepositoryError,
+    UsageError,
+    WorkspaceError,
+)
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.host import paths, workspace
@@ -222,7 +229,10 @@ def unlink_image(call: Call) -> None:
     with _opened(call) as cache:
         links = [link for link in cache.links() if link.image == image]
         if image.exists():
-            below = disk_below(image)
+            try:
+                below = disk_below(image)
+            except DiskError:  # another kind of file
+                below = None
             if below is None or not cache.holds_disk(below):
                 raise UsageError(
                     f"{given} is not linked to a disk in the cache {cache.root}",

@@ -76,6 +76,14 @@ def test_unlink_makes_the_image_independent(disk: Path, capsys: pytest.CaptureFi
     assert "is not linked to a disk in the cache" in again.err
 
 
+def test_unlink_of_another_kind_of_file(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("README").write_text("not an image")
+    assert Ran(capsys, "cache", "all").code == 0
+    ran = Ran(capsys, "unlink", "README")
+    assert ran.code == 2
+    assert "README is not linked to a disk in the cache" in ran.err
+
+
 def test_unlink_forgets_a_missing_image(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LINKED.unlink()
     ran = Ran(capsys, "unlink", str(LINKED))
