@@ -329,7 +329,11 @@ def _is_folder(path: Path) -> bool:
 
 
 def _is_own_or_missing(path: Path) -> bool:
-    return _holds_only(path, _OWN_NAME) if _is_folder(path) else not os.path.lexists(path)
+    # Each answer comes from one look: another process may make or delete the folder between two.
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode) and _holds_only(path, _OWN_NAME)
+    except FileNotFoundError:
+        return True
 
 
 def _holds_only(folder: Path, names: re.Pattern[str]) -> bool:
