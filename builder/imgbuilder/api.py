@@ -6,10 +6,9 @@ from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building import build as building
 from imgbuilder.building import customize_image
 from imgbuilder.building.build import BuildResult, summary
-from imgbuilder.building.customize_image import CustomizeRequest
 from imgbuilder.building.plan import BuildPlan
 from imgbuilder.building.preflight import prepare
-from imgbuilder.building.request import BuildRequest, HostsideMode, NetworkMode
+from imgbuilder.building.request import BuildRequest, CustomizeRequest, HostsideMode, NetworkMode
 from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.firstboot import FirstbootReport
 from imgbuilder.customize.operation import Operation

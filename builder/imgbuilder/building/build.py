@@ -11,9 +11,10 @@ from pathlib import Path
 from imgbuilder.appliance import Attachment
 from imgbuilder.appliance.hostside import fit
 from imgbuilder.appliance.hostside.gate import Place
+from imgbuilder.building.hostside import held_back, refuse_appliance
 from imgbuilder.building.output import OutputWriter, open_output, place_for_temporary_files
 from imgbuilder.building.plan import BuildPlan
-from imgbuilder.building.preflight import Prepared, prepare, refuse_appliance
+from imgbuilder.building.preflight import Prepared, prepare
 from imgbuilder.building.request import BuildRequest, HostsideMode
 from imgbuilder.cache.links import LinkedImage
 from imgbuilder.cache.store import TemplateCache
@@ -25,7 +26,7 @@ from imgbuilder.disk import imageheader, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import OperationError, UnfitError, WorkspaceError
-from imgbuilder.events import Event, Reporter, Step, debug
+from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.growth import decide as growth
 from imgbuilder.growth import session
 from imgbuilder.growth.decide import Growth
@@ -103,31 +104,22 @@ class _Work:
     handler: FailureHandler
 
     def on_host(self, on_event: Reporter) -> BuildResult | None:
-        """Build without an appliance; None if that is not possible, whatever the output holds then.
-
-        What the operations report is held back until the image is good: an appliance would report it again,
-        with another random password.
-        """
+        """Build without an appliance; None if that is not possible, whatever the output holds then."""
         obstacle = self.plan.obstacle
         if obstacle is None:
-            held: list[Event] = []
             try:
                 places = self._check_disk()
                 growing = self._fill(on_event, hostside=True)
-                with self.output.as_raw() as path:
+                with held_back(on_event) as held, self.output.as_raw() as path:
                     if self.plan.template.format is not DiskFormat.RAW:  # e2fsck could not read it before
                         with path.open("rb") as image:
                             fit.check_filesystems(image.fileno(), places)
                     on_event(Step("Opening the new disk"))
                     disk = Attachment(path, DiskFormat.RAW)
                     with self.services.open_hostside(disk, self.prepared.variation, on_event) as guest:
-                        return self._edit(guest, growing, held.append)
+                        return self._edit(guest, growing, held)
             except UnfitError as error:
                 obstacle = str(error)
-                held.clear()
-            finally:
-                for event in held:
-                    on_event(event)
         if self.prepared.hostside is HostsideMode.ALWAYS:
             raise refuse_appliance(obstacle)
         debug(on_event, f"an appliance is used: {obstacle}")

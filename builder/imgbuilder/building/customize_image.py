@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.appliance.hostside import fit
 from imgbuilder.building import target
+from imgbuilder.building.hostside import held_back, refuse_appliance
 from imgbuilder.building.preflight import check_disk
+from imgbuilder.building.request import CustomizeRequest, HostsideMode
 from imgbuilder.building.target import find_file_target
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
@@ -18,50 +20,27 @@ from imgbuilder.customize.context import GuestContext, read_facts
 from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
 from imgbuilder.customize.network import guest_proxies, host_proxies
-from imgbuilder.customize.operation import Operation
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.qcow2 import Role
-from imgbuilder.errors import GuestError, OperationError, UsageError
-from imgbuilder.events import Reporter, Step
-from imgbuilder.guests.mounting import MountPoint, mount_again, mount_system
+from imgbuilder.errors import GuestError, OperationError, UnfitError, UsageError, WorkspaceError
+from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.guests.mounting import MountPoint, mount_again, mount_guest, mount_system
 from imgbuilder.guests.ports import Appliance
-from imgbuilder.guests.roots import find_roots, refuse_ostree, refuse_read_only
+from imgbuilder.guests.roots import (
+    find_roots,
+    has_os_release,
+    mounted_read_only,
+    refuse_ostree,
+    refuse_read_only,
+)
 from imgbuilder.guests.unlocking import DiskKey, encrypted_devices, unlock
-from imgbuilder.host import arch, imagelocks, sparse, workspace
+from imgbuilder.host import arch, imagelocks, paths, sparse, workspace
+from imgbuilder.host.privatefolder import private_folder
+from imgbuilder.host.variation import Variation
 from imgbuilder.services import Services
 
 _JOINED = {"btrfs", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 """Kinds of devices that the appliance's kernel finds by UUID, whatever device is asked for."""
-
-
-@dataclass(frozen=True)
-class CustomizeRequest:
-    """The disks of a guest, and the operations to run on it.
-
-    Attributes:
-        disks: The disks of the guest, in its order.
-        attachments: Further disks that commands in the guest may read.
-        backing: Images that the disks may lie over; they are only read.
-        operations: Customizations in the user's order.
-        keys: Keys of encrypted devices.
-        appliance: Options of the appliance; with ``verbose``, the output of commands is reported as well.
-        command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
-        network: Whether the guest reaches the network.
-        dry_run: Whether the disks stay as they are: changes go to a layer that is dropped.
-        on_copy: Whether a copy is customized, which replaces the disk after success.
-        on_error: The reaction to a customization that fails.
-    """
-
-    disks: tuple[Attachment, ...]
-    attachments: tuple[Attachment, ...] = ()
-    backing: tuple[Path, ...] = ()
-    operations: tuple[Operation, ...] = ()
-    keys: tuple[DiskKey, ...] = ()
-    appliance: ApplianceOptions = field(default_factory=ApplianceOptions)
-    command_timeout: float | None = None
-    network: bool = True
-    dry_run: bool = False
-    on_copy: bool = False
-    on_error: OnError = OnError.ABORT
 
 
 def customize_disks(request: CustomizeRequest, services: Services, on_event: Reporter) -> None:
@@ -76,6 +55,8 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
     customization.validate(request.operations)
     on_event = customization.mask(request.operations, host_proxies(os.environ)).reporter(on_event)
     disks, attached = _check_disks(request, readonly=request.dry_run)
+    if _customize_on_host(request, disks, services, on_event):
+        return
     with contextlib.ExitStack() as stack:
         for disk in disks:
             _claim_device(disk, stack)
@@ -90,16 +71,119 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
             appliance.hide_attached()
             mount_again(appliance, places, on_event)
             appliance.show_attached()
-            _customize(request, services, appliance, context, on_event)
+            _customize(request, services, appliance, context, on_event, on_copy=request.on_copy)
             appliance.unmount_all()
         on_event(Step("Finishing off"))
         appliance.shutdown()
+
+
+def _customize_on_host(
+    request: CustomizeRequest, disks: Sequence[Attachment], services: Services, on_event: Reporter
+) -> bool:
+    """Customize a copy of the disk without an appliance, which then replaces the disk.
+
+    Returns:
+        Whether that was possible; if not, the disk is as it was.
+    """
+    if request.hostside is HostsideMode.NEVER:
+        return False
+    obstacle = _find_obstacle(request, disks)
+    if obstacle is None:
+        try:
+            places = fit.check_disk(disks[0].path, DiskFormat.RAW)
+            with held_back(on_event) as held, _copied_for_host(request, disks[0], on_event) as copy:
+                with copy.path.open("rb") as image:
+                    fit.check_filesystems(image.fileno(), places)
+                on_event(Step("Examining the guest ..."))
+                with services.open_hostside(copy, Variation(), on_event) as guest:
+                    _mount_only_root(guest, on_event)
+                    context = _context(request, guest, arch.host_arch(), runs_commands=False)
+                    _check_guest(request, context)
+                    _customize(request, services, guest, context, held, on_copy=True)
+                    held(Step("Finishing off"))
+                    guest.unmount_all()
+                    guest.shutdown()
+        except UnfitError as error:
+            obstacle = str(error)
+    if obstacle is not None and request.hostside is HostsideMode.ALWAYS:
+        raise refuse_appliance(obstacle)
+    if request.dry_run:
+        way = "no appliance is needed" if obstacle is None else f"an appliance is used: {obstacle}"
+        on_event(Step(way[0].upper() + way[1:]))
+    elif obstacle is not None:
+        debug(on_event, f"an appliance is used: {obstacle}")
+    return obstacle is None
+
+
+def _find_obstacle(request: CustomizeRequest, disks: Sequence[Attachment]) -> str | None:
+    """Return the first reason why an appliance is needed, as far as it shows without opening the disk."""
+    needing = next((item.keyword for item in request.operations if customization.needs_appliance(item)), None)
+    disk = disks[0]
+    facts = disk.path.stat()
+    groups = {os.getegid(), *os.getgroups()}
+    own = os.geteuid() == 0 or (facts.st_uid == os.geteuid() and facts.st_gid in groups)
+    replaces = not request.dry_run and not request.on_copy
+    obstacles = {
+        f"--{needing} needs it": needing is not None,
+        "--attach gives disks to it": bool(request.attachments),
+        "--key opens devices in it": bool(request.keys),
+        f"--on-error {request.on_error.value} leaves a failed guest in it": request.on_error
+        is not OnError.ABORT,
+        "-x shows the calls to it": request.appliance.trace,
+        "the guest has several disks": len(disks) > 1,
+        f"{disk.path} is not a file": not disk.path.is_file(),
+        f"{disk.path} is a {disk.format} image": disk.format != DiskFormat.RAW,
+        f"{disk.path} has further names, which would keep the old content": replaces and facts.st_nlink > 1,
+        f"a copy of {disk.path} would have another owner": replaces and not own,
+    }
+    return next((text for text, applies in obstacles.items() if applies), None)
+
+
+@contextlib.contextmanager
+def _copied_for_host(request: CustomizeRequest, disk: Attachment, on_event: Reporter) -> Iterator[Attachment]:
+    """Yield a copy of a disk that replaces it after a block without an error; for a dry run it is dropped.
+
+    Raises:
+        UnfitError: No copy can take its place.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if request.dry_run:
+                folder = stack.enter_context(private_folder(paths.temporary_dir()))
+                workspace.check_space(folder, sparse.disk_usage(disk.path), "the copy")
+                copy = replace(disk, path=folder / "disk.raw", readonly=False)
+                on_event(Step("Copying"))
+                sparse.copy_sparse(disk.path, copy.path, on_event)
+            else:
+                copy = stack.enter_context(_copied(disk, on_event))
+                for name in os.listxattr(disk.path):  # labels and ACLs
+                    os.setxattr(copy.path, name, os.getxattr(disk.path, name))
+        except WorkspaceError as error:
+            raise UnfitError(error.message) from error
+        except OSError as error:
+            raise UnfitError(f"the attributes of {disk.path} cannot be copied: {error.strerror}") from error
+        yield copy
+
+
+def _mount_only_root(guest: Appliance, on_event: Reporter) -> None:
+    """Mount the guest of a disk that holds one system; only an appliance can judge the others."""
+    roots = []
+    for device in guest.block_devices():
+        if device.kind in {"ext2", "ext3", "ext4"}:
+            with mounted_read_only(guest, device.name):
+                if has_os_release(guest):
+                    roots.append(device.name)
+    if len(roots) != 1:
+        raise UnfitError(f"{len(roots)} filesystems on the disk have an os-release file")
+    mount_guest(guest, roots[0], on_event, role=Role.GUEST)
 
 
 def find_identity(
     request: CustomizeRequest, services: Services, on_event: Reporter
 ) -> list[sysprep.IdentityFile]:
     """Return the files that identify this one machine; the disks are only read."""
+    if request.hostside is HostsideMode.ALWAYS:
+        raise refuse_appliance("--check reads the disks in it")
     disks, _attached = _check_disks(request, readonly=True)
     on_event(Step("Examining the guest ..."))
     found = []
@@ -229,23 +313,34 @@ def _examine(
         )
     places = mount_system(appliance, root, on_event, untouched=True)
     guest_arch = arch.normalise(facts["arch"])
-    context = GuestContext(
+    runs_commands = arch.can_run(arch.host_arch(), guest_arch)
+    context = _context(request, appliance, guest_arch, runs_commands=runs_commands)
+    _check_guest(request, context)
+    appliance.unmount_all()
+    return places, context
+
+
+def _context(
+    request: CustomizeRequest, appliance: Appliance, guest_arch: str, *, runs_commands: bool
+) -> GuestContext:
+    return GuestContext(
         facts=read_facts(appliance),
         arch=guest_arch,
-        runs_commands=arch.can_run(arch.host_arch(), guest_arch),
+        runs_commands=runs_commands,
         network=request.network,
         proxies=guest_proxies(os.environ),
         follow=request.appliance.verbose,
         command_limit=request.command_timeout,
     )
+
+
+def _check_guest(request: CustomizeRequest, context: GuestContext) -> None:
     try:
         customization.check_guest(request.operations, context)
     except OperationError as error:
         raise OperationError(
             error.message, hint="; ".join(filter(None, [error.hint, "nothing was changed"]))
         ) from error
-    appliance.unmount_all()
-    return places, context
 
 
 def _customize(
@@ -254,6 +349,8 @@ def _customize(
     appliance: Appliance,
     context: GuestContext,
     on_event: Reporter,
+    *,
+    on_copy: bool,
 ) -> None:
     handler = FailureHandler(request.disks[0].path.name, request.on_error, services.guest_shell)
     try:
@@ -264,7 +361,7 @@ def _customize(
         appliance.unmount_all()
         appliance.shutdown()
         names = ", ".join(str(disk.path) for disk in request.disks)
-        unchanged = request.dry_run or request.on_copy
+        unchanged = request.dry_run or on_copy
         state = f"{names} was not changed" if unchanged else f"{names} was changed up to this operation"
         raise OperationError(
             explained.message,

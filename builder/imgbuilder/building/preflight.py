@@ -17,6 +17,7 @@ from pathlib import Path
 from imgbuilder.appliance import Attachment
 from imgbuilder.appliance.hostside import fit
 from imgbuilder.appliance.instant.store import instant_mode
+from imgbuilder.building.hostside import hostside_mode, refuse_appliance
 from imgbuilder.building.plan import BuildPlan, OutputImage, TemplateFacts, final_size, make_plan
 from imgbuilder.building.request import BuildRequest, HostsideMode, NetworkMode
 from imgbuilder.building.target import find_target
@@ -146,24 +147,6 @@ def _network(request: BuildRequest) -> bool:
             return customization.needs_commands(request.operations)
 
 
-VARIABLE = "PYBUILDER_HOSTSIDE"
-
-
-def hostside_mode() -> HostsideMode:
-    """Return when images are written without an appliance, as ``PYBUILDER_HOSTSIDE`` says.
-
-    Raises:
-        UsageError: It has another value.
-    """
-    value = os.environ.get(VARIABLE) or HostsideMode.AUTO.value
-    try:
-        return HostsideMode(value)
-    except ValueError as error:
-        raise UsageError(
-            f"{VARIABLE} is {value!r}", hint="set it to auto, never or always, or unset it"
-        ) from error
-
-
 def find_obstacle(
     request: BuildRequest, mode: HostsideMode, chosen: Selection, facts: TemplateFacts
 ) -> str | None:
@@ -197,13 +180,6 @@ def _variation(request: BuildRequest, obstacle: str | None, on_event: Reporter) 
         elif obstacle is not None:
             warn(on_event, f"another build has other bytes, because an appliance writes them: {obstacle}")
     return repeatable(epoch, request.seed)
-
-
-def refuse_appliance(obstacle: str) -> UsageError:
-    """Return the error of a build that needs an appliance and must not have one."""
-    return UsageError(
-        f"the image cannot be written without an appliance: {obstacle}", hint="leave out --hostside always"
-    )
 
 
 def _obstacle_of_disk(facts: TemplateFacts, image: OutputImage) -> str | None:

@@ -1,4 +1,4 @@
-"""The request for a build."""
+"""The requests: for a build, and for the customization of existing disks."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class HostsideMode(enum.Enum):
     """When an image is written on the host, without an appliance."""
 
     AUTO = "auto"
-    """When the build allows it, for templates of signed sources."""
+    """When the image and the request allow it; a build, for templates of signed sources only."""
     NEVER = "never"
     ALWAYS = "always"
-    """For all templates; a build that needs an appliance is refused."""
+    """For all templates and disks; what needs an appliance is refused."""
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,36 @@ class BuildRequest:
     sync: bool = True
     seed: str | None = None
     hostside: HostsideMode | None = None
+
+
+@dataclass(frozen=True)
+class CustomizeRequest:
+    """The disks of a guest, and the operations to run on it.
+
+    Attributes:
+        disks: The disks of the guest, in its order.
+        attachments: Further disks that commands in the guest may read.
+        backing: Images that the disks may lie over; they are only read.
+        operations: Customizations in the user's order.
+        keys: Keys of encrypted devices.
+        appliance: Options of the appliance; with ``verbose``, the output of commands is reported as well.
+        command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
+        network: Whether the guest reaches the network.
+        dry_run: Whether the disks stay as they are: changes go to a layer that is dropped.
+        on_copy: Whether a copy is customized, which replaces the disk after success.
+        on_error: The reaction to a customization that fails.
+        hostside: When a copy is customized without an appliance, which replaces the disk after success.
+    """
+
+    disks: tuple[Attachment, ...]
+    attachments: tuple[Attachment, ...] = ()
+    backing: tuple[Path, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    keys: tuple[DiskKey, ...] = ()
+    appliance: ApplianceOptions = field(default_factory=ApplianceOptions)
+    command_timeout: float | None = None
+    network: bool = True
+    dry_run: bool = False
+    on_copy: bool = False
+    on_error: OnError = OnError.ABORT
+    hostside: HostsideMode = HostsideMode.NEVER

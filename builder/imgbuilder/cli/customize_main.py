@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from imgbuilder.appliance import Attachment
-from imgbuilder.building.customize_image import CustomizeRequest, customize_disks, find_identity
+from imgbuilder.building.customize_image import customize_disks, find_identity
+from imgbuilder.building.request import CustomizeRequest, HostsideMode
 from imgbuilder.cli import options as declared
 from imgbuilder.cli.customizing import (
     SectionedCommand,
@@ -96,6 +97,10 @@ _OPTIONS = (
     *declared.LAUNCHING,
     declared.COMMAND_TIMEOUT,
     Option(
+        APPLIANCE, "--hostside", type=click.Choice([mode.value for mode in HostsideMode]), default="never",
+        help="Customize a copy without an appliance: where possible, never, or fail [default: never].",
+    ),
+    Option(
         APPLIANCE, "--network/--no-network", default=True,
         help="Let commands in the guest reach the network [default].",
     ),
@@ -169,6 +174,7 @@ def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
         dry_run=options["dry_run"],
         on_copy=options["work_on_copy"],
         on_error=on_error,
+        hostside=HostsideMode(options["hostside"]),
     )
 
 

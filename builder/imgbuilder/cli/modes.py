@@ -113,7 +113,8 @@ def print_notes(call: Call) -> None:
 def firstboot_log(call: Call) -> int:
     """Print how the first-boot scripts of an image fared; return 1 unless all ended with 0."""
     from imgbuilder.appliance import Attachment
-    from imgbuilder.building.customize_image import CustomizeRequest, firstboot_report
+    from imgbuilder.building.customize_image import firstboot_report
+    from imgbuilder.building.request import CustomizeRequest
 
     image = Path(call.one_name("IMAGE", "pybuilder firstboot-log debian-12.img"))
     wanted = call.values.format

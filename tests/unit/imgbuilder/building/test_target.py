@@ -15,9 +15,9 @@ import pytest
 
 from imgbuilder.appliance import Attachment
 from imgbuilder.building.build import build
-from imgbuilder.building.customize_image import CustomizeRequest, customize_disks
+from imgbuilder.building.customize_image import customize_disks
 from imgbuilder.building.preflight import check_disk, prepare
-from imgbuilder.building.request import BuildRequest
+from imgbuilder.building.request import BuildRequest, CustomizeRequest
 from imgbuilder.building.target import find_file_target, find_target
 from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
