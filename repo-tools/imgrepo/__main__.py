@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-from imgbuilder.cli.entry import run_quietly
+from imgbuilder.cli.entry import answer_at_once, run_quietly
 from imgbuilder.host.extras import install_command
 
 _LIBRARIES = (
@@ -26,6 +26,9 @@ def _run(arguments: list[str]) -> int:
         reason = f"the libraries of publishers are not installed ({', '.join(missing)})"
         sys.stderr.write(f"pybuilder-repo: error: {reason}; type: {install_command('repo')}\n")
         return 1
+    code = answer_at_once("pybuilder-repo", arguments, __file__)
+    if code is not None:
+        return code
     from imgrepo.cli.main import run  # late: Ctrl-C meanwhile is for run_quietly
     from imgrepo.services import Services
 

@@ -1,4 +1,4 @@
-"""Compare listing a local signed index of 100 templates, and time the reading of the largest index.
+"""Compare listing a local signed index of 100 templates, and time small answers and the largest index.
 
     make bench                              also runs this
     python -m tests.bench.listing --rounds 20
@@ -133,6 +133,22 @@ def compare(folder: Path, rounds: int) -> None:
             print_comparison(name, commands, environment, folder, rounds)
 
 
+def answer_small_questions(folder: Path, rounds: int) -> None:
+    """Time --version and --help of each program in turn with an interpreter that only loads click."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    reference = [str(BIN / "python"), "-c", "import click"]
+    print(f"\n{'processor time of small answers':<41} {'import click':>12} {'pybuilder':>10} {'ratio':>6}")
+    for program in ("pybuilder", "pybuilder-customize", "pybuilder-repo"):
+        for option in ("--version", "--help"):
+            pairs = [
+                (timed(reference, env, folder)[1], timed([str(BIN / program), option], env, folder)[1])
+                for _ in range(rounds)
+            ]
+            click, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+            ratio = statistics.median(our / other for other, our in pairs)
+            print(f"{program:<24} {option:<16} {click:11.3f}s {ours:9.3f}s {ratio:6.2f}")
+
+
 def read_largest() -> None:
     """Time the reading of the largest index, signature apart, and all of V2 to V7."""
     text = largest_index()
@@ -169,6 +185,7 @@ def main() -> None:
         sys.exit("virt-builder is not installed; on Debian: apt-get install guestfs-tools")
     with tempfile.TemporaryDirectory(prefix="pybuilder-bench-", dir="/var/tmp") as name:
         compare(Path(name), options.rounds)
+        answer_small_questions(Path(name), options.rounds)
     read_largest()
 
 

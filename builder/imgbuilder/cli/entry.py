@@ -1,9 +1,12 @@
-"""The program ``pybuilder``: lists take a shortcut, all else goes to ``cli.main``.
+"""The program ``pybuilder``: lists and help take a shortcut, all else goes to ``cli.main``.
 
 Loading click and the declarations of all options takes longer than listing a
 local source. So a command line that only lists, in unabbreviated words, is read
 here; anything else, including mistakes, is left to click, which reads these
 words in the same way (``tests/unit/imgbuilder/cli/test_entry.py``).
+
+A lone ``--version`` or ``--help`` is answered here for all programs. The text of
+``--help`` is in a file that ``scripts/manual`` writes with click.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
 _STARTED = time.monotonic()
 _FLAGS = frozenset({"-l", "--list", "--long", "-q", "--quiet", "--no-check-signature"})
 _OPTIONS = frozenset({"--list-format", "--source", "--fingerprint"})
-
-
+_VERSION = ("-V", "--version")
+_HELP = ("-h", "--help")
+_HELP_WIDTH = 80
+"""Columns for which the files with the help are written; click writes no wider help."""
 STYLES = ("short", "long", "json", "full")
 """Values of ``--list-format``."""
 
@@ -153,11 +158,50 @@ def customize() -> None:
     """Run ``pybuilder-customize`` and exit."""
 
     def run_late(arguments: list[str]) -> int:
+        code = answer_at_once("pybuilder-customize", arguments, __file__)
+        if code is not None:
+            return code
         from imgbuilder.cli import customize_main  # late: Ctrl-C meanwhile is for run_quietly
 
         return customize_main.run(arguments)
 
     sys.exit(run_quietly(run_late))
+
+
+def answer_at_once(program: str, arguments: list[str], module: str) -> int | None:
+    """Answer a lone ``--version`` or ``--help``; None for any other command line.
+
+    Args:
+        program: The name of the program.
+        arguments: Its command line.
+        module: A file in the folder of the program's help, PROGRAM.txt.
+
+    Returns:
+        The exit code.
+    """
+    if len(arguments) != 1:
+        return None
+    if arguments[0] in _VERSION:
+        from imgindex import __version__  # late: this module is loaded for lists as well
+
+        text = f"{program} {__version__}\n"
+    elif arguments[0] in _HELP and _columns() >= _HELP_WIDTH:
+        from pathlib import Path  # late, as above
+
+        text = Path(module).with_name(f"{program}.txt").read_text(encoding="utf-8")
+    else:
+        return None
+    from imgbuilder.terminal.boundary import run_command
+    from imgbuilder.terminal.console import ConsoleReporter, show
+
+    return run_command(lambda: show(text), ConsoleReporter(program), verbose=False)
+
+
+def _columns() -> int:
+    """Return the width for which click would write the help."""
+    import shutil  # late: it takes a tenth of a list's time
+
+    return shutil.get_terminal_size().columns
 
 
 def run_quietly(program: Callable[[list[str]], int]) -> int:
@@ -170,6 +214,9 @@ def run_quietly(program: Callable[[list[str]], int]) -> int:
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code, see ``imgbuilder.terminal.boundary``."""
+    code = answer_at_once("pybuilder", arguments, __file__)
+    if code is not None:
+        return code
     plain = plain_list(arguments)
     if plain is None:
         from imgbuilder.cli import main as full  # late: that is the point of this module

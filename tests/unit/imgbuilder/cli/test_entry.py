@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -157,5 +158,59 @@ def test_ctrl_c_while_modules_are_loaded(module: str, tmp_path: Path) -> None:
         "imgrepo": "from imgrepo.__main__ import main as program",
     }[module]
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {script}; program()"
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, "list", "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+PROGRAMS = {
+    "pybuilder": ("imgbuilder.cli.entry", "main"),
+    "pybuilder-customize": ("imgbuilder.cli.entry", "customize"),
+    "pybuilder-repo": ("imgrepo.__main__", "main"),
+}
+
+
+def run_program(program: str, words: list[str], columns: int = 80) -> subprocess.CompletedProcess[str]:
+    """Run the program's entry point; what it loaded of click and of ours is the last line of its errors."""
+    module, name = PROGRAMS[program]
+    code = (
+        f"import atexit, sys; from {module} import {name}; sys.argv = {[program, *words]!r}\n"
+        "atexit.register(lambda: sys.stderr.write(' '.join(sorted(sys.modules)) + '\\n'))\n"
+        f"{name}()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": str(columns)},
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("words", "columns"), [(["--version"], 40), (["-V"], 80), (["--help"], 80), (["--help"], 200)]
+)
+def test_version_and_help_load_neither_click_nor_options(
+    program: str, words: list[str], columns: int
+) -> None:
+    done = run_program(program, words, columns)
+    assert done.returncode == 0
+    assert program in done.stdout
+    assert not {"click", "pydantic", "imgbuilder.services", "imgbuilder.cli.main"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("word", ["--version", "--help"])
+def test_the_answers_are_those_of_click(program: str, word: str) -> None:
+    at_once = run_program(program, [word])
+    by_click = run_program(program, [word, word])
+    assert "click" in by_click.stderr.split()
+    assert at_once.stdout == by_click.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_for_a_narrow_terminal_is_written_by_click(program: str) -> None:
+    done = run_program(program, ["--help"], 60)
+    assert done.returncode == 0
+    usual = run_program(program, ["--help"])
+    assert len(done.stdout.splitlines()) > len(usual.stdout.splitlines())
+    assert "click" in done.stderr.split()
