@@ -45,6 +45,10 @@ class Forward:
             raise UsageError(f"--forward {text!r} is not a port", hint="such as 80, 8080:80 or 5353:53/udp")
         return cls(host, guest, found["kind"] or "tcp")
 
+    def describe(self) -> str:
+        """Return a line about it for the user."""
+        return f"{self.kind} port {self.host} of this machine is port {self.guest} of the guest"
+
 
 @dataclass(frozen=True)
 class Machine:

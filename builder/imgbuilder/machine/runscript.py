@@ -7,6 +7,7 @@ import shlex
 
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import Firmware, Machine, board
+from imgbuilder.machine.qemu import network_card, screen
 from imgindex import __version__
 
 OLDEST_QEMU = "4.2"
@@ -99,7 +100,7 @@ trap 'exit 143' TERM
 file=$(printf '%s' "$image" | sed 's/,/,,/g')
 if [ "$write" = yes ]; then snapshot=off; else snapshot=on; fi
 set -- -drive "if=none,id=disk0,file=$file,format=$image_format,snapshot=$snapshot" \\
-    -device virtio-blk-pci,drive=disk0 \\
+    -device virtio-blk-pci,drive=disk0,werror=report \\
     -nic @NIC@ \\
     -device virtio-rng-pci "$@"
 @FIRMWARE@if [ "$graphic" = yes ]; then
@@ -156,9 +157,7 @@ _PLACEHOLDER = re.compile("@([A-Z_]+)@")
 def run_script(machine: Machine) -> str:
     """Write the script. A relative image is next to the script, wherever that is moved."""
     facts = board(machine.arch)
-    network = ["user", "model=virtio-net-pci"]
-    network += [f"hostfwd={item.kind}:127.0.0.1:{item.host}-:{item.guest}" for item in machine.forwards]
-    lines = [*machine.hints, *(_forwarded(item.host, item.guest, item.kind) for item in machine.forwards)]
+    lines = [*machine.hints, *(item.describe() for item in machine.forwards)]
     values = {
         "COMMENT": _one_line(machine.name),
         "VERSION": __version__,
@@ -171,8 +170,8 @@ def run_script(machine: Machine) -> str:
         "TESTED": shlex.quote(machine.tested or OLDEST_QEMU),
         "PROGRAM": facts.program,
         "PACKAGE": _PACKAGES[machine.arch],
-        "NIC": ",".join(network),
-        "SCREEN": "virtio-gpu-pci" if machine.arch == "aarch64" else "virtio-vga",
+        "NIC": network_card(machine),
+        "SCREEN": screen(machine),
         "MACHINE": facts.machine,
         "FIRMWARE": "",
         "HINTS": "".join(f"printf '%s\\n' {shlex.quote(_one_line(line))}\n" for line in lines),
@@ -184,10 +183,6 @@ def run_script(machine: Machine) -> str:
         values["EFI_PACKAGE"] = board(machine.arch).package
     # One pass: text of users is never searched for placeholders.
     return _PLACEHOLDER.sub(lambda found: values[found.group(1)], text)
-
-
-def _forwarded(host: int, guest: int, kind: str) -> str:
-    return f"{kind} port {host} of this machine is port {guest} of the guest"
 
 
 def _one_line(text: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import selectors
 import shutil
@@ -28,23 +27,11 @@ from imgbuilder.host.paths import temporary_dir
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.process import Popen
 from imgbuilder.host.workspace import explaining
-from imgbuilder.machine.model import Firmware, Machine, board
+from imgbuilder.machine.model import Machine, board
+from imgbuilder.machine.qemu import doubled, drive, find_firmware, flash
 
 _SCREEN_MEMORY = 64 << 20
 """Bytes for the screen, whose size the guest chooses: 16 million pixels."""
-
-
-def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
-    """Find the firmware's code and empty variables of a machine; None for a BIOS, which QEMU has."""
-    if machine.firmware is Firmware.BIOS:
-        return None
-    for code, variables in board(machine.arch).firmware:
-        if os.access(code, os.R_OK) and os.access(variables, os.R_OK):
-            return Path(code), Path(variables)
-    raise ToolError(
-        f"there is no UEFI firmware for machines of {machine.arch}",
-        hint=f"on Debian: apt-get install {board(machine.arch).package}",
-    )
 
 
 def headless_command(
@@ -68,31 +55,22 @@ def headless_command(
     pc = machine.arch != "aarch64"
     network = "user,id=net0,restrict=on"
     network += "".join(f",hostfwd=tcp:127.0.0.1:0-:{port}" for port in ports)
-    words = [
+    return [
         facts.program, "-nodefaults", "-no-user-config",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-machine", f"{facts.machine},graphics=off" if pc else facts.machine,
         "-accel", accelerator, "-cpu", "max",
         "-smp", str(machine.processors), "-m", str(machine.memory),
         "-display", "none", "-serial", "stdio",
-        "-chardev", f"socket,id=monitor,path={_word(monitor)},server=on,wait=off",
+        "-chardev", f"socket,id=monitor,path={doubled(monitor)},server=on,wait=off",
         "-mon", "chardev=monitor,mode=control",
-        "-drive", f"if=none,id=disk0,file={_word(machine.image)},format={machine.format.value},snapshot=on",
+        "-drive", drive(machine, snapshot=True),
         "-device", "virtio-blk-pci,drive=disk0,bootindex=0",
         "-netdev", network, "-device", "virtio-net-pci,netdev=net0,romfile=",
         "-device", "virtio-rng-pci",
         "-device", f"{'virtio-vga' if pc else 'virtio-gpu-pci'},max_hostmem={_SCREEN_MEMORY}",
+        *flash(firmware),
     ]  # fmt: skip
-    if firmware is not None:
-        code, variables = firmware
-        words += ["-drive", f"if=pflash,format=raw,readonly=on,file={_word(code)}"]
-        words += ["-drive", f"if=pflash,format=raw,file={_word(variables)}"]
-    return words
-
-
-def _word(path: Path) -> str:
-    """Double the commas, which end a name for QEMU otherwise."""
-    return str(path).replace(",", ",,")
 
 
 _MONITOR_LIMIT = 10.0

@@ -28,7 +28,7 @@ from imgbuilder.host.process import Popen
 from imgbuilder.host.text import printable
 from imgbuilder.host.workspace import explaining
 from imgbuilder.machine.model import Machine, board
-from imgrepo.bootcheck.hypervisor import find_firmware
+from imgbuilder.machine.qemu import find_firmware
 from imgrepo.images.compress import compress, copy_image, space_needed, xz_arguments, zstd_arguments
 from imgrepo.images.scan import SourceImage, check_unchanged
 from imgrepo.library.approval import Reviewers, approval_of

@@ -82,7 +82,7 @@ def test_what_qemu_is_asked_for(place: Place, shell: list[str]) -> None:
     assert place.value("-nic") == (
         "user,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:5353-:53"
     )
-    assert "virtio-blk-pci,drive=disk0" in place.words()
+    assert "virtio-blk-pci,drive=disk0,werror=report" in place.words()
     assert "-display" in place.words()
     assert "tcp port 8080 of this machine is port 80 of the guest" in done.stdout
 

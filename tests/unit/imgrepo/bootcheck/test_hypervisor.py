@@ -10,7 +10,8 @@ import pytest
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.machine.model import BOARDS, Firmware, Machine
-from imgrepo.bootcheck.hypervisor import find_firmware, headless_command
+from imgbuilder.machine.qemu import find_firmware
+from imgrepo.bootcheck.hypervisor import headless_command
 
 MACHINE = Machine("web", Path("/images/web, new.qcow2"), OutputFormat.QCOW2, memory=512, processors=2)
 CHECK = ("tcg", Path("/run/monitor"))
