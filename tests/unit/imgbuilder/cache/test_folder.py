@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -16,11 +17,12 @@ ROUNDS = 40
 
 
 @pytest.fixture(autouse=True)
-def switch_often(request: pytest.FixtureRequest) -> None:
+def switch_often() -> Iterator[None]:
     """Let the threads take turns between nearly all steps."""
     interval = sys.getswitchinterval()
-    request.addfinalizer(lambda: sys.setswitchinterval(interval))
     sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 def test_all_who_make_a_new_cache_at_once_may_use_it(tmp_path: Path) -> None:
