@@ -89,8 +89,7 @@ class Connection:
         try:
             with uninterrupted():
                 self._process = process.start(
-                    # The kernel ends the worker when we end, however that happens.
-                    ["setpriv", "--pdeathsig", "KILL", "--", interpreter, *program, str(theirs.fileno())],
+                    [*process.bound_to(os.getpid()), interpreter, *program, str(theirs.fileno())],
                     stderr=self._stderr,
                     pass_fds=[theirs.fileno(), *inherited],
                     env={
@@ -161,6 +160,12 @@ class Connection:
             with uninterrupted():
                 self.close()
             raise
+
+    @property
+    def worker(self) -> int:
+        """The number of the worker process."""
+        assert self._process is not None
+        return self._process.pid
 
     def console_tail(self) -> str:
         """Return the last lines that the appliance's console and libguestfs printed."""

@@ -160,8 +160,10 @@ def _hypervisor_program() -> str | None:
     return process.find_program(os.environ.get("LIBGUESTFS_HV") or hypervisor_name())
 
 
-def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path | None:
+def _hypervisor(folders: _Folders, interpreter: Path, worker: int, job: Job | None) -> Path | None:
     """Write a wrapper that lets the kernel end the hypervisor with the worker (docs/threat-model.md, F16).
+
+    The worker itself starts the machine. A query of the capabilities may have a shell between.
 
     It also claims the folder of root's sockets (``imgbuilder.host.privatefolder``).
 
@@ -172,15 +174,21 @@ def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path |
         The wrapper; None where no wrapper can run: libguestfs then starts the hypervisor itself.
     """
     program = _hypervisor_program()
-    setpriv = process.find_program("setpriv")
-    if program is None or setpriv is None or folders.programs is None:
+    if program is None or process.find_program("setpriv") is None or folders.programs is None:
         return None
     wrapper = folders.programs / "hypervisor"
-    text = f'exec {shlex.quote(setpriv)} --pdeathsig KILL -- {shlex.quote(program)} "$@"\n'
+    *starter, _parent = process.bound_to(worker)
+    machine = '" $* " in *" -kernel "*)'
+    text = (
+        f"#!/bin/sh\n{_list_socket_dirs(folders.runtime)}"
+        # Padded, because libguestfs knows the wrapper by its size.
+        f"parent=$PPID; case {machine} parent={worker:<10} ;; esac\n"
+        f'set -- {shlex.join(starter)} "$parent" {shlex.quote(program)} "$@"\n'
+    )
     if job is not None:
         words = shlex.join(map(str, [interpreter, "-I", "-S", PROGRAM, job.file]))
-        text = f'case " $* " in *" -kernel "*) exec {words} "$@";; esac\n{text}'
-    wrapper.write_text(f"#!/bin/sh\n{_list_socket_dirs(folders.runtime)}{text}")
+        text += f'case {machine} exec {words} "$@";; esac\n'
+    wrapper.write_text(f'{text}exec "$@"\n')
     wrapper.chmod(0o700)
     _keep_answers(wrapper, program)
     return wrapper
@@ -221,7 +229,7 @@ def _launch(
     check_build_folder(os.environ)
     connection = Connection(interpreter, folders.runtime, on_event)
     try:
-        hypervisor = _hypervisor(folders, interpreter, job)
+        hypervisor = _hypervisor(folders, interpreter, connection.worker, job)
         if hypervisor is not None:
             connection.call("set_hv", str(hypervisor))
         connection.call("set_backend", "direct")

@@ -7,6 +7,7 @@ one of the programs is missing, the build needs an appliance.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +39,7 @@ def raw_view(image: Path, folder: Path) -> Iterator[Path]:
     view.touch(mode=0o600)
     export = f"type=fuse,id=view,node-name=image,mountpoint={_quoted(view)},writable=on,allow-other=off"
     words = [
-        # The daemon ends properly, and so removes the mount, even if this process is killed.
-        "setpriv", "--pdeathsig", "TERM", "--", _DAEMON,
+        _DAEMON,
         "--blockdev", f"driver=file,node-name=file,cache.no-flush=on,filename={_quoted(image)}",
         "--blockdev", "driver=qcow2,node-name=image,file=file,discard=unmap",
         "--export", export,
@@ -50,7 +50,8 @@ def raw_view(image: Path, folder: Path) -> Iterator[Path]:
             for program in (_DAEMON, _UNMOUNT):
                 process.require_program(program)
             with uninterrupted():
-                daemon = process.start(words)
+                # The daemon ends properly, and so removes the mount, even if this process is killed.
+                daemon = process.start([*process.bound_to(os.getpid(), by="TERM"), *words])
             _wait_for(view, daemon)
         except ToolError as error:
             raise UnfitError(error.message) from error

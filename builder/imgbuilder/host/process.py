@@ -55,6 +55,9 @@ _STDERR_TAIL = 4096
 """Bytes of a failed program's output that an error quotes."""
 
 
+_UNLESS_ORPHAN = '[ "$PPID" -eq "$0" ] && exec "$@"'
+
+
 @dataclass(frozen=True)
 class Completed:
     """The end of a program."""
@@ -78,6 +81,18 @@ def require_program(name: str) -> str:
         package = _PACKAGES.get(name, name)
         raise ToolError(f"the program {name} is not installed", hint=f"on Debian: apt-get install {package}")
     return found
+
+
+def bound_to(parent: int, *, by: str = "KILL") -> list[str]:
+    """Return the words before a command that make the kernel end it when its parent ends.
+
+    setpriv asks the kernel for that. The shell then compares the parent, which may have ended before.
+
+    Args:
+        parent: The number of the process that starts the command.
+        by: The signal.
+    """
+    return [require_program("setpriv"), "--pdeathsig", by, "--", "/bin/sh", "-c", _UNLESS_ORPHAN, str(parent)]
 
 
 def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:

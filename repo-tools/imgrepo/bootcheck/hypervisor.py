@@ -202,9 +202,8 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
         hypervisor: Popen[bytes] | None = None
         try:
             with uninterrupted():
-                # When we are killed, the kernel ends the hypervisor.
                 hypervisor = process.start(
-                    ["setpriv", "--pdeathsig", "KILL", "--", *limit, *command],
+                    [*process.bound_to(os.getpid()), *limit, *command],
                     stdout=process.PIPE,
                     stderr=process.PIPE,
                 )

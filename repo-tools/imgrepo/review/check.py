@@ -309,7 +309,7 @@ def _start(folder: Path, image: SourceImage) -> str:
     command = [
         # If we are killed, the kernel ends timeout, which does not end QEMU then; but QEMU runs nothing, and
         # it has a time limit.
-        "setpriv", "--pdeathsig", "TERM", "--",
+        *process.bound_to(os.getpid(), by="TERM"),
         "timeout", "--kill-after=5", f"{_START + 4 * _LIMIT:.0f}",
         "env", "--chdir=/", f"{folder / _ELSEWHERE / 'run'}", "--",
         "-S", "-display", "none", "-pidfile", f"{number}", "-qmp", f"unix:{socket},server=on,wait=off",

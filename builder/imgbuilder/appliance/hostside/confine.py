@@ -19,7 +19,6 @@ import ctypes
 import errno
 import os
 import resource
-import signal
 import stat
 import sys
 from typing import Mapping, NamedTuple, Sequence, Union  # noqa: UP035 - for old interpreters
@@ -37,7 +36,7 @@ _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NE, _LT, _EQ, _MASKED_EQ = 1, 2, 4, 7
 _ATTRIBUTE_BAD_ARCHITECTURE = 2
 _CAPABILITY_VERSION = 0x20080522
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_NO_NEW_PRIVS = 38
 _PROT_EXEC = 4
 _MADV_HWPOISON = 100
 _AT_EMPTY_PATH = 0x1000
@@ -198,7 +197,6 @@ def program(image: int, command: Sequence[str]) -> None:
     library = _libseccomp()
     os.set_inheritable(image, True)  # noqa: FBT003
     _limit(os.fstat(image).st_size)
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _drop_privileges()
     # libext2fs starts a thread for each processor it sees, and here no process can be started, nor a thread.
     processors = sorted(os.sched_getaffinity(0))

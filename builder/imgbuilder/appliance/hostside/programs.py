@@ -125,10 +125,10 @@ def _run(image: int, name: str, *arguments: str, now: int | None = None) -> tupl
     reading, writing = os.pipe()
     try:
         program = process.require_program(name)
-        command = [sys.executable, "-I", "-S", str(_CONFINE), str(image), program, *arguments]
+        confined = [sys.executable, "-I", "-S", str(_CONFINE), str(image), program, *arguments]
         with uninterrupted():
             running = process.start(
-                command,
+                [*process.bound_to(os.getpid()), *confined],
                 stdout=writing,
                 stderr=writing,
                 pass_fds=[image],

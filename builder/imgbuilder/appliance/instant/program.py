@@ -308,15 +308,15 @@ class Program:
     """One run in place of the hypervisor.
 
     Args:
-        job: The parent's request: ``mode`` (``resume``, ``make``), ``hypervisor`` (path), ``starter`` (words
-            before it), ``states`` (folder), ``recipe``, ``report`` (file), ``key``, ``overlay`` and
-            ``monitor`` (for ``make``).
-        arguments: The hypervisor's arguments.
+        job: The parent's request: ``mode`` (``resume``, ``make``), ``hypervisor`` (path), ``states``
+            (folder), ``recipe``, ``report`` (file), ``key``, ``overlay`` and ``monitor`` (for ``make``).
+        command: The words that start the hypervisor, its path, and its arguments.
     """
 
-    def __init__(self, job: dict[str, Any], arguments: list[str]) -> None:
+    def __init__(self, job: dict[str, Any], command: list[str]) -> None:
         self._job = job
-        self._arguments = arguments
+        at = command.index(job["hypervisor"]) + 1
+        self._starter, self._arguments = command[:at], command[at:]
 
     def run(self) -> None:
         """Become the hypervisor, or exit."""
@@ -380,8 +380,7 @@ class Program:
             json.dump(facts, file)
 
     def _become(self, arguments: list[str]) -> None:
-        words = [*self._job["starter"], self._job["hypervisor"], *arguments]
-        os.execv(words[0], words)
+        os.execv(self._starter[0], [*self._starter, *arguments])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.appliance.options import Attachment
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug, info
-from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
 
 PROGRAM = Path(program.__file__)
@@ -219,11 +218,9 @@ class Instant:
     def _job(self, wanted: dict[str, str]) -> Job:
         job = Job(self.runtime / "instant.job", self.runtime / "instant.report")
         job.result.unlink(missing_ok=True)
-        setpriv = process.require_program("setpriv")
         facts = {
             **wanted,
             "hypervisor": self.hypervisor,
-            "starter": [setpriv, "--pdeathsig", "KILL", "--"],
             "states": str(self.store.root),
             "recipe": recipe(self.version),
             "report": str(job.result),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,10 +30,26 @@ def test_the_wrapper_is_where_it_can_be_started(
     for folder in folders:
         folder.mkdir()
     monkeypatch.setattr(os, "statvfs", statvfs)
-    wrapper = launch._hypervisor(folders, Path("/usr/bin/python3"), None)
+    wrapper = launch._hypervisor(folders, Path("/usr/bin/python3"), os.getpid(), None)
     assert wrapper == (None if chosen is None else tmp_path / chosen / "hypervisor")
     if wrapper is not None:
         assert str(folders.runtime / "elsewhere") in wrapper.read_text(), "claims stay in the short folder"
+
+
+@pytest.mark.row("F16")
+def test_only_the_worker_starts_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the worker has ended already, and the machine would stay."""
+    monkeypatch.setenv("LIBGUESTFS_HV", "/bin/echo")
+    folders = launch._Folders(tmp_path, tmp_path)
+    for worker, status in ((os.getpid(), 0), (os.getppid(), 1)):
+        wrapper = launch._hypervisor(folders, Path("/usr/bin/python3"), worker, None)
+        assert wrapper is not None
+        machine = subprocess.run([wrapper, "-kernel", "k"], check=False, capture_output=True)
+        assert (machine.returncode, machine.stdout) == (status, b"" if status else b"-kernel k\n")
+        query = subprocess.run(
+            ["sh", "-c", '"$0" -device "?"; true', wrapper], check=True, capture_output=True
+        )
+        assert query.stdout == b"-device ?\n"
 
 
 def test_links_for_paths_that_libguestfs_refuses(tmp_path: Path) -> None:

@@ -278,10 +278,10 @@ def test_mark_counts_for_a_day(tmp_path: Path) -> None:
 def test_runs_alone_under_an_isolated_interpreter(tmp_path: Path, machine: list[str]) -> None:
     """Without our packages and site-packages, as it is started."""
     job = tmp_path / "job"
-    facts = {"mode": "resume", "hypervisor": "/bin/echo", "starter": ["/usr/bin/env"]}
+    facts = {"mode": "resume", "hypervisor": "/bin/echo"}
     facts |= {"states": str(tmp_path), "recipe": "r", "report": str(tmp_path / "report")}
     job.write_text(json.dumps(facts))
-    args = [sys.executable, "-I", "-S", str(program.__file__), str(job)]
+    args = [sys.executable, "-I", "-S", str(program.__file__), str(job), "/usr/bin/env", "/bin/echo"]
     unknown = subprocess.run([*args, *machine, "-smp", "2"], capture_output=True, text=True, check=True)
     assert unknown.stdout.split()[-2:] == ["-smp", "2"], "booted just as libguestfs wanted"
     assert "-smp" in json.loads((tmp_path / "report").read_text())["booted"]

@@ -310,14 +310,15 @@ def test_a_failed_boot_is_an_error_as_usual(setup: Setup) -> None:
 
 
 def test_answers_about_the_hypervisor_are_kept_for_the_next_launch(setup: Setup, tmp_path: Path) -> None:
-    def seen(runtime: Path) -> tuple[int, float]:
+    def seen(runtime: Path, worker: int = 9) -> tuple[int, float]:
         runtime.mkdir()
-        wrapper = launching._hypervisor(launching._Folders(runtime, runtime), setup.interpreter, None)
+        folders = launching._Folders(runtime, runtime)
+        wrapper = launching._hypervisor(folders, setup.interpreter, worker, None)
         assert wrapper is not None
         return wrapper.stat().st_size, wrapper.stat().st_mtime
 
     first = seen(tmp_path / "run1")
-    assert seen(tmp_path / "run2") == first
+    assert seen(tmp_path / "run2", 4194304) == first
     setup.hypervisor.write_text("#!/bin/sh\nexit 0\n")
     assert seen(tmp_path / "run3")[1] != first[1], "another hypervisor is queried again"
 
@@ -328,7 +329,8 @@ def test_the_folder_of_root_s_sockets_is_claimed(setup: Setup, tmp_path: Path) -
     runtime = tmp_path / "it's"
     runtime.mkdir()
     setup.hypervisor.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
-    wrapper = launching._hypervisor(launching._Folders(runtime, runtime), setup.interpreter, None)
+    folders = launching._Folders(runtime, runtime)
+    wrapper = launching._hypervisor(folders, setup.interpreter, os.getpid(), None)
     assert wrapper is not None
     machines = [
         ["-display", "none", "-help"],
