@@ -10,7 +10,8 @@ from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.customize import aptsettings, sysprep
-from imgbuilder.customize.context import GuestContext, read_facts
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import keep_log
 from imgbuilder.customize.firstboot import read_firstboot
 from imgbuilder.customize.run import customize

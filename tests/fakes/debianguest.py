@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from imgbuilder.customize.context import GuestContext, read_facts
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.operation import Operation
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
-from imgbuilder.customize.context import GuestContext, PackageManager, read_facts
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import PackageManager, read_facts
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity

@@ -19,7 +19,8 @@ from imgbuilder.building.request import BuildRequest, HostsideMode
 from imgbuilder.cache.links import LinkedImage
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
-from imgbuilder.customize.context import GuestContext, read_facts
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import FailureHandler
 from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.disk import imageheader, partition

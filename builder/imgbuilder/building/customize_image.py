@@ -16,7 +16,8 @@ from imgbuilder.building.request import CustomizeRequest, HostsideMode
 from imgbuilder.building.target import find_file_target
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
-from imgbuilder.customize.context import GuestContext, read_facts
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
 from imgbuilder.customize.network import guest_proxies, host_proxies

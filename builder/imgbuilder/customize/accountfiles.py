@@ -14,6 +14,7 @@ from pathlib import Path
 
 from imgbuilder.customize.values import LAST_ID, read_given
 from imgbuilder.errors import UsageError
+from imgbuilder.guests.ports import Guest
 from imgbuilder.sizes import whole_number
 
 _DAY = re.compile(rb"[0-9]{1,9}")
@@ -55,6 +56,23 @@ def find_number(database: bytes, name: str) -> int | None:
             if number is not None:
                 return number
     return None
+
+
+_USERADD = ("/usr/sbin/useradd", "/sbin/useradd", "/usr/bin/useradd")
+
+
+def add_user(guest: Guest) -> str:
+    """Return the guest's command that adds a user."""
+    return "useradd -m" if any(map(guest.exists, _USERADD)) or not _has_adduser(guest) else "adduser -D"
+
+
+def add_group(guest: Guest) -> str:
+    """Return the guest's command that adds a group."""
+    return "groupadd" if any(map(guest.exists, _USERADD)) or not _has_adduser(guest) else "addgroup"
+
+
+def _has_adduser(guest: Guest) -> bool:
+    return any(map(guest.exists, ("/usr/sbin/adduser", "/sbin/adduser")))
 
 
 def set_shadow_field(shadow: bytes, user: str, value: str, today: int) -> bytes | None:

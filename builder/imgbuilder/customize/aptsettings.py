@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from imgbuilder.customize.context import GuestContext, PackageManager
-from imgbuilder.errors import GuestCallError, OperationError
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import PackageManager
+from imgbuilder.errors import GuestCallError
 from imgbuilder.events import debug, warn
 from imgbuilder.guests.ports import Guest
 from imgbuilder.host.hashing import hash_file
@@ -202,17 +203,6 @@ def _looks_alike(guest: Guest, path: str, size: int, kept: Path) -> bool:
         file.seek(max(0, size - _COMPARED))
         end = file.read(_COMPARED)
     return guest.start_of(path, _COMPARED) == start and guest.end_of(path, _COMPARED) == end
-
-
-def check_manager(context: GuestContext, keyword: str) -> None:
-    """Check that the guest's package manager is apt."""
-    if context.facts.package_manager is not PackageManager.APT:
-        manager = context.facts.package_manager
-        present = manager.value if manager else "no known one"
-        raise OperationError(
-            f"--{keyword} works with apt only, and the guest has {present}",
-            hint="use a caching proxy instead: set http_proxy and https_proxy",
-        )
 
 
 def usable_folder(path: Path) -> Path:

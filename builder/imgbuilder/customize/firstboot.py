@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgbuilder.customize.context import Family, GuestContext
-from imgbuilder.events import warn
+from imgbuilder.customize.facts import Family, GuestFacts, Init
 from imgbuilder.guests.ports import Guest
 
 BASE = "/usr/lib/virt-sysprep"
@@ -27,6 +27,36 @@ _WANTS = "/etc/systemd/system/multi-user.target.wants"
 _PRIORITY = 5000
 _NUMBERED = re.compile(r"[0-9]{4}-([0-9]{4,9})-")
 _NAME_LENGTH = 60
+
+_OPENRC_SCRIPT = "/etc/init.d/guestfs-firstboot"
+_OPENRC_LINK = "/etc/runlevels/default/guestfs-firstboot"
+_OPENRC_TEXT = f"""\
+#!/sbin/openrc-run
+description="Runs scripts once at the first boot"
+
+depend() {{
+    after *
+    keyword -timeout
+}}
+
+start() {{
+    ebegin "Running the scripts of the first boot"
+    {_DRIVER} start
+    eend $?
+}}
+"""
+
+_STARTPAR = "/etc/init.d/.depend.start"
+"""The services that startpar(8) of Debian and SUSE starts: the links alone do not count."""
+
+_RUNIT_FOLDER = "/etc/sv/guestfs-firstboot"
+_RUNIT_LINK = "/etc/runit/runsvdir/default/guestfs-firstboot"
+_RUNIT_TEXT = f"""\
+#!/bin/sh
+{_DRIVER} start
+# The service is not started again, also if a script is left and the link stays.
+exec sv down "$PWD"
+"""
 
 _UNIT_TEXT = f"""\
 [Unit]
@@ -60,7 +90,7 @@ _DRIVER_TEXT = """\
 
 base=@BASE@
 log=@LOG@
-link=@LINK@
+links=@LINKS@
 status=@STATUS@
 
 [ "$1" = start ] || exit 0
@@ -104,7 +134,7 @@ rest=0
 for script in "$base/scripts"/*; do
     if [ -e "$script" ]; then rest=1; fi
 done
-if [ "$rest" = 0 ]; then rm -f "$link"; fi
+if [ "$rest" = 0 ]; then rm -f $links; fi
 
 # Give the writer a moment for the last lines.
 end="=== All done: $$ ==="
@@ -119,24 +149,24 @@ exit 0
 """
 
 _RUNLEVELS = (2, 3, 5)
-_INIT_LINK_FOLDERS = {
-    Family.DEBIAN: ("/etc/init.d", "/etc"),
-    Family.FEDORA: ("/etc/rc.d", "/etc/rc.d"),
-    Family.RHEL: ("/etc/rc.d", "/etc/rc.d"),
-    Family.SUSE: ("/etc/init.d", "/etc/init.d"),
+_SYSV_FOLDERS = {
+    Family.DEBIAN: "/etc",
+    Family.FEDORA: "/etc/rc.d",
+    Family.RHEL: "/etc/rc.d",
+    Family.SUSE: "/etc/init.d",
 }
-"""By family: the folder that shows that the guest has System V init, and the parent of its rcN.d folders."""
+"""The parent of the folders rcN.d by family."""
 
 
 def driver_text(
     *,
     base: str = BASE,
     log: str = LOG,
-    link: str = f"{_WANTS}/guestfs-firstboot.service",
+    links: Sequence[str] = (f"{_WANTS}/guestfs-firstboot.service", _OPENRC_LINK, _RUNIT_LINK),
     status: str = STATUS,
 ) -> str:
     """Return the driver: a shell script that runs each installed script once, in the order of their names."""
-    paths = {"@BASE@": base, "@LOG@": log, "@LINK@": link, "@STATUS@": status}
+    paths = {"@BASE@": base, "@LOG@": log, "@LINKS@": " ".join(links), "@STATUS@": status}
     return re.sub(r"@[A-Z]+@", lambda match: shlex.quote(paths[match[0]]), _DRIVER_TEXT)
 
 
@@ -145,48 +175,66 @@ def script_name(number: int, name: str) -> str:
     return f"{_PRIORITY}-{number:04d}-" + re.sub(r"[^A-Za-z0-9_]", "-", name)[:_NAME_LENGTH]
 
 
-def install_firstboot(guest: Guest, context: GuestContext, name: str, content: bytes) -> None:
-    """Install a script that runs at first boot, after the scripts installed before it.
-
-    A guest with an unknown init system gets the script and a warning, not an error.
-    """
+def install_firstboot(guest: Guest, facts: GuestFacts, name: str, content: bytes) -> None:
+    """Install a script that runs at first boot, after the scripts installed before it."""
     scripts = f"{BASE}/scripts"
     guest.mkdir_p(scripts)
     matches = [_NUMBERED.match(file) for file in guest.ls(scripts)]
     number = max((int(match[1]) for match in matches if match), default=0) + 1
     _write(guest, f"{scripts}/{script_name(number, name)}", content, 0o755)
     _write(guest, _DRIVER, driver_text().encode(), 0o755)
-    enabled = _enable_systemd(guest)
-    if not _enable_sysv(guest, context.facts.family) and not enabled:
-        warn(
-            context.on_event,
-            f"the firstboot script {name!r} was installed, but the guest's init system is unknown: "
-            f"make it run '{_DRIVER} start' at boot",
-        )
+    for init in facts.inits:
+        _ENABLE[init](guest, facts.family)
 
 
-def _enable_systemd(guest: Guest) -> bool:
-    if not guest.is_dir("/etc/systemd/system"):
-        return False
+def _enable_systemd(guest: Guest, _family: Family) -> None:
     guest.mkdir_p(_UNIT.rpartition("/")[0])
     _write(guest, _UNIT, _UNIT_TEXT.encode(), 0o644)
     guest.mkdir_p(_WANTS)
     guest.symlink(_UNIT, f"{_WANTS}/guestfs-firstboot.service")
-    return True
 
 
-def _enable_sysv(guest: Guest, family: Family) -> bool:
-    if family not in _INIT_LINK_FOLDERS:
-        return False
-    sign, parent = _INIT_LINK_FOLDERS[family]
-    if not guest.is_dir(sign):
-        return False
-    if sign == "/etc/init.d":
+def _enable_openrc(guest: Guest, _family: Family) -> None:
+    _write(guest, _OPENRC_SCRIPT, _OPENRC_TEXT.encode(), 0o755)
+    guest.symlink(_OPENRC_SCRIPT, _OPENRC_LINK)
+
+
+def _enable_sysv(guest: Guest, family: Family) -> None:
+    parent = _SYSV_FOLDERS[family]
+    # Debian with OpenRC has the folders of both.
+    if parent != "/etc/rc.d" and not guest.is_symlink(_OPENRC_LINK):
         guest.symlink(_DRIVER, "/etc/init.d/guestfs-firstboot")
     for level in _RUNLEVELS:
         guest.mkdir_p(f"{parent}/rc{level}.d")
         guest.symlink(_DRIVER, f"{parent}/rc{level}.d/S99guestfs-firstboot")
-    return True
+    if guest.is_file(_STARTPAR):
+        guest.replace(_STARTPAR, _depend_on_all(guest.read(_STARTPAR)))
+
+
+def _depend_on_all(makefile: bytes) -> bytes:
+    """Add the driver to a makefile of startpar(8), after all others."""
+    name = b"guestfs-firstboot"
+    lines = makefile.split(b"\n")
+    for number, line in enumerate(lines):
+        head, _sign, targets = line.partition(b"=")
+        if head.strip() == b"TARGETS" and name not in targets.split():
+            lines[number] = line.rstrip() + b" " + name
+            return b"\n".join(lines).rstrip(b"\n") + b"\n" + name + b": " + targets.strip() + b"\n"
+    return makefile
+
+
+def _enable_runit(guest: Guest, _family: Family) -> None:
+    guest.mkdir_p(_RUNIT_FOLDER)
+    _write(guest, f"{_RUNIT_FOLDER}/run", _RUNIT_TEXT.encode(), 0o755)
+    guest.symlink(_RUNIT_FOLDER, _RUNIT_LINK)
+
+
+_ENABLE = {
+    Init.SYSTEMD: _enable_systemd,
+    Init.OPENRC: _enable_openrc,
+    Init.SYSV: _enable_sysv,
+    Init.RUNIT: _enable_runit,
+}
 
 
 def _write(guest: Guest, path: str, content: bytes, mode: int) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from imgbuilder.customize.aptsettings import read_sources
-from imgbuilder.customize.context import GuestContext, PackageManager
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import PackageManager
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import Guest
 

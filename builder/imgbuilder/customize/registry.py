@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Raw
+from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import FieldError, Operation, Phase, name_option
 from imgbuilder.customize.values import read_given
 from imgbuilder.errors import UsageError
@@ -57,6 +58,8 @@ class Spec:
     """True if it runs programs of the guest, which needs a processor like the guest's."""
     secret: bool
     """True if its argument may contain a secret and must not be printed."""
+    needs: tuple[Need, ...]
+    """Its needs besides files that can be written."""
 
     @property
     def metavar(self) -> str:
@@ -109,6 +112,7 @@ def operation(
     network: bool = False,
     runs_in_guest: bool = False,
     secret: bool = False,
+    needs: tuple[Need, ...] = (),
 ) -> Callable[[type[_Class]], type[_Class]]:
     """Declare the decorated dataclass as the operation ``keyword``.
 
@@ -127,7 +131,7 @@ def operation(
         cls.keyword = keyword
         cls.progress = progress
         _registered[keyword] = Spec(
-            keyword, cls, form, first.rstrip("."), rest.strip(), phase, network, runs_in_guest, secret
+            keyword, cls, form, first.rstrip("."), rest.strip(), phase, network, runs_in_guest, secret, needs
         )
         return cls
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from imgbuilder.customize.commands import choose_log_file, memory_folder
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import System
+from imgbuilder.customize.needs import check_need, check_system
 from imgbuilder.customize.network import check_network, seen_from_guest
 from imgbuilder.customize.operation import Operation, Phase, name_option
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
@@ -116,6 +118,9 @@ def customize(
     """
     validate(operations)
     check_guest(operations, context)
+    if context.facts.system is not System.LINUX:
+        info(on_event, f"the guest is {context.facts.system.value!r} and is not customized")
+        return CustomizeResult("")
     context = replace(
         context,
         log_file=choose_log_file(guest),
@@ -193,8 +198,13 @@ def _set_passwords(guest: Guest, operations: Sequence[Operation], context: Guest
 
 def check_guest(operations: Sequence[Operation], context: GuestContext) -> None:
     """Check that the operations fit a guest, without changing it."""
+    if operations:
+        check_system(context.facts)
     for operation in operations:
-        if spec_of(operation).runs_in_guest and not context.runs_commands:
+        spec = spec_of(operation)
+        for need in spec.needs:
+            check_need(context.facts, need, operation.keyword)
+        if spec.runs_in_guest and not context.runs_commands:
             raise OperationError(
                 f"--{operation.keyword} cannot run programs of a guest for {context.arch} on this host",
                 hint="use --firstboot, --firstboot-command or --firstboot-install",

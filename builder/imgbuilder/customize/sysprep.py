@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgbuilder.customize.context import Family, GuestFacts
+from imgbuilder.customize.facts import Family, GuestFacts
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.guests.ports import Guest

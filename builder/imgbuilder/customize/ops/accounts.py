@@ -10,6 +10,7 @@ from imgbuilder.customize import argforms, passwords, values
 from imgbuilder.customize.accountfiles import (
     PasswdEntry,
     add_keys,
+    add_user,
     expiry_day,
     find_account,
     parse_key_selector,
@@ -18,6 +19,7 @@ from imgbuilder.customize.accountfiles import (
     use_shadow,
 )
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import Family
 from imgbuilder.customize.operation import Operation, Phase, read_if_present
 from imgbuilder.customize.passwords import Crypto, PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
@@ -29,6 +31,8 @@ _KEYS_FILE = re.compile(r"^[ \t]*AuthorizedKeysFile[ \t]+([^#\n]+)", re.IGNORECA
 _LIBCRYPT = tuple(
     f"{folder}{deeper}/libcrypt.so.*" for folder in ("/lib*", "/usr/lib*") for deeper in ("", "/*")
 )
+_DROPBEAR = "/etc/dropbear"
+"""Folder where OpenWrt's ssh server reads the keys of root."""
 _YESCRYPT_PREFIX = b"$y$"
 _LARGEST_LIBCRYPT = 1024 * 1024
 
@@ -70,7 +74,7 @@ def set_password(
     if shadow is None:
         raise OperationError(
             f"--{keyword}: the guest has no user {user} in /etc/shadow",
-            hint=f"add the user first: --run-command 'useradd -m {user}'",
+            hint=f"add the user first: --run-command '{add_user(guest)} {user}'",
         )
     guest.replace("/etc/shadow", shadow)
     passwd = read_if_present(guest, "/etc/passwd")
@@ -181,6 +185,9 @@ class SshInject(Operation):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         account = self._account(guest)
+        if context.facts.family is Family.OPENWRT and account.uid == 0 and guest.is_dir(_DROPBEAR):
+            self._add(guest, f"{_DROPBEAR}/authorized_keys", PasswdEntry("root", 0, 0, "/root"))
+            return
         # sshd ignores keys in files that other users can write (StrictModes), hence 0700 and 0600.
         if not guest.is_dir(account.home):
             guest.mkdir_p(account.home)
@@ -190,14 +197,7 @@ class SshInject(Operation):
             guest.mkdir_mode(folder, 0o700)
             _give(guest, account, folder, 0o700)
         path = f"{folder}/authorized_keys"
-        if guest.exists(path):
-            content = guest.read(path)
-            added = add_keys(content, self.keys)
-            if added != content:
-                guest.append(path, added[len(content) :])
-        else:
-            guest.write(path, add_keys(b"", self.keys))
-            _give(guest, account, path, 0o600)
+        self._add(guest, path, account)
         for place in (folder, path):
             if guest.stat(place).uid == 0 != account.uid:  # sshd reads them as the user
                 guest.chown(account.uid, account.gid, place)
@@ -216,13 +216,23 @@ class SshInject(Operation):
                 f"--ssh-inject: the key is in {path}, but the guest's sshd reads keys from {elsewhere}",
             )
 
+    def _add(self, guest: Guest, path: str, account: PasswdEntry) -> None:
+        if guest.exists(path):
+            content = guest.read(path)
+            added = add_keys(content, self.keys)
+            if added != content:
+                guest.append(path, added[len(content) :])
+        else:
+            guest.write(path, add_keys(b"", self.keys))
+            _give(guest, account, path, 0o600)
+
     def _account(self, guest: Guest) -> PasswdEntry:
         passwd = read_if_present(guest, "/etc/passwd")
         account = find_account(passwd, self.user)
         if account is None:
             raise OperationError(
                 f"--ssh-inject: the guest has no user {self.user}",
-                hint=f"add the user first: --run-command 'useradd -m {self.user}'",
+                hint=f"add the user first: --run-command '{add_user(guest)} {self.user}'",
             )
         if not account.home.startswith("/"):
             raise OperationError(f"--ssh-inject: the home directory of {self.user} is not an absolute path")

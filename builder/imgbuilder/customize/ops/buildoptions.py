@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imgbuilder.customize import aptsettings, argforms, passwords, secrecy, values
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import Operation, Phase, SettingOperation
 from imgbuilder.customize.passwords import Crypto, parse_crypto
 from imgbuilder.customize.registry import operation
@@ -73,6 +74,7 @@ class Secret(SettingOperation):
     progress="Using a mirror for packages",
     form=argforms.single(argforms.ArgumentPart("URL", is_secret=values.holds_credentials)),
     phase=Phase.SETTING,
+    needs=(Need.APT,),
 )
 @dataclass(frozen=True)
 class Mirror(SettingOperation):
@@ -88,15 +90,13 @@ class Mirror(SettingOperation):
 
     url: str = field(repr=False, metadata={"rule": values.mirror_url})
 
-    def check_guest(self, context: GuestContext) -> None:
-        aptsettings.check_manager(context, self.keyword)
-
 
 @operation(
     "package-cache",
     progress="Keeping packages in {folder}",
     form=argforms.single(argforms.local("DIR")),
     phase=Phase.SETTING,
+    needs=(Need.APT,),
 )
 @dataclass(frozen=True)
 class PackageCache(SettingOperation):
@@ -116,9 +116,6 @@ class PackageCache(SettingOperation):
             aptsettings.usable_folder(self.folder)
         except OSError as error:
             raise UsageError(f"--package-cache: {self.folder} cannot be used: {error.strerror}") from error
-
-    def check_guest(self, context: GuestContext) -> None:
-        aptsettings.check_manager(context, self.keyword)
 
 
 @operation("no-logfile", progress="Scrubbing the log file", form=argforms.flag(), phase=Phase.LAST)

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from imgbuilder.customize import argforms, passwords, sysprep, values
 from imgbuilder.customize.accountfiles import (
+    add_group,
     find_account,
     find_number,
     optional_keys,
@@ -19,6 +20,7 @@ from imgbuilder.customize.accountfiles import (
 from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Kind, Raw
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import Operation, Phase, read_if_present
 from imgbuilder.customize.ops.accounts import SshInject, set_password
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
@@ -134,6 +136,7 @@ fi
     progress="Adding user: {name}",
     form=USER_FORM,
     runs_in_guest=True,
+    needs=(Need.ACCOUNTS,),
     secret=True,
 )
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ class User(Operation):
             if find_number(groups, group) is None:
                 raise OperationError(
                     f"--user: the guest has no group {group}",
-                    hint=f"add it first: --run-command 'groupadd {group}'",
+                    hint=f"add it first: --run-command '{add_group(guest)} {group}'",
                 )
         if self.sudo and not guest.is_dir("/etc/sudoers.d"):
             raise OperationError(

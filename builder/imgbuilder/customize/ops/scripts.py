@@ -11,8 +11,9 @@ from imgbuilder.customize import argforms, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, guest_folder, run_in_guest
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.firstboot import install_firstboot
+from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import Operation, require_file
-from imgbuilder.customize.ops import packages
+from imgbuilder.customize.packagemanagers import install_script
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, ToolError, UsageError
 from imgbuilder.events import warn
@@ -175,6 +176,7 @@ def _run_hint(context: GuestContext) -> str | None:
     "firstboot",
     progress="Installing firstboot script: {script}",
     form=argforms.single(argforms.local("SCRIPT")),
+    needs=(Need.FIRST_BOOT,),
 )
 @dataclass(frozen=True)
 class Firstboot(Operation):
@@ -183,8 +185,9 @@ class Firstboot(Operation):
     It runs once, as root, late in the boot and when the network is up. Several scripts run in the order in
     which they are given; if one fails, the next runs all the same. Output and exit status go to
     /root/virt-sysprep-firstboot.log in the guest and to its console; exit codes and times are also in
-    /var/lib/pybuilder/firstboot-status. pybuilder(1) can show both from outside. The guest may have a
-    different architecture from this host's.
+    /var/lib/pybuilder/firstboot-status. pybuilder(1) can show both from outside. systemd, OpenRC, System V
+    init or runit starts it; a guest with a different init system is refused. The guest may have a different
+    architecture from this host's.
 
     Attributes:
         script: The local file.
@@ -201,11 +204,14 @@ class Firstboot(Operation):
                 f"--firstboot {self.script}: its interpreter {program} is not in the guest and must be "
                 "installed before it boots",
             )
-        install_firstboot(guest, context, str(self.script), content)
+        install_firstboot(guest, context.facts, str(self.script), content)
 
 
 @operation(
-    "firstboot-command", progress="Installing firstboot command: {command}", form=argforms.single("CMD+ARGS")
+    "firstboot-command",
+    progress="Installing firstboot command: {command}",
+    form=argforms.single("CMD+ARGS"),
+    needs=(Need.FIRST_BOOT,),
 )
 @dataclass(frozen=True)
 class FirstbootCommand(Operation):
@@ -220,13 +226,14 @@ class FirstbootCommand(Operation):
     command: str = field(metadata=values.NOT_EMPTY)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        install_firstboot(guest, context, self.command, f"{self.command}\n".encode())
+        install_firstboot(guest, context.facts, self.command, f"{self.command}\n".encode())
 
 
 @operation(
     "firstboot-install",
     progress="Installing firstboot packages: {packages}",
     form=argforms.items("PKG,PKG..."),
+    needs=(Need.PACKAGES, Need.FIRST_BOOT),
 )
 @dataclass(frozen=True)
 class FirstbootInstall(Operation):
@@ -242,8 +249,8 @@ class FirstbootInstall(Operation):
     packages: tuple[str, ...] = field(metadata=values.PACKAGES)
 
     def check_guest(self, context: GuestContext) -> None:
-        packages.install_script(context.facts, self.packages)
+        install_script(context.facts, self.packages)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        script = "#!/bin/sh\n" + packages.install_script(context.facts, self.packages, at_boot=True)
-        install_firstboot(guest, context, f"install {' '.join(self.packages)}", script.encode())
+        script = "#!/bin/sh\n" + install_script(context.facts, self.packages, at_boot=True)
+        install_firstboot(guest, context.facts, f"install {' '.join(self.packages)}", script.encode())

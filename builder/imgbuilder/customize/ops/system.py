@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import rename_host
-from imgbuilder.customize.context import Family, GuestContext
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import Family, Init
+from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import Operation, Phase, SettingOperation, read_if_present
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
@@ -20,25 +22,34 @@ _ZONE_MAGIC = b"TZif"
 """First bytes of a compiled time zone, RFC 8536 section 3.1."""
 
 _CLOCK = "/etc/sysconfig/clock"
-_ZONE_LINE = re.compile(rb"^ZONE=", re.MULTILINE)
-"""Updates of the time zone data in Red Hat 6 and its derivatives make /etc/localtime from this line."""
+_ZONE_LINE = re.compile(rb"^(ZONE|TIMEZONE)=", re.MULTILINE)
+"""Red Hat 6 and SUSE 11 make /etc/localtime again from this line when they update the time zone data."""
 
 _EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"
 _POLICY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _SYSTEMD = "/etc/systemd"
-_OWN_WAYS = ("nixos",)
-"""Systems with systemd that generate /etc/hostname themselves."""
+_READ_HOSTNAME = {Init.OPENRC, Init.RUNIT}
+"""Init systems besides systemd whose own services set the name in /etc/hostname."""
+_UCI_HOSTNAME = "/etc/uci-defaults/99-pybuilder-hostname"
+"""OpenWrt runs the scripts in this folder once, before it sets its name."""
 _SYSTEMD_SINCE = {Family.FEDORA: 18, Family.RHEL: 7}
 """First major versions that read /etc/hostname."""
 
 
-@operation("hostname", progress="Setting the hostname: {name}", form=argforms.single("HOSTNAME"))
+@operation(
+    "hostname",
+    progress="Setting the hostname: {name}",
+    form=argforms.single("HOSTNAME"),
+    needs=(Need.HOSTNAME,),
+)
 @dataclass(frozen=True)
 class Hostname(Operation):
     """Set the hostname of the guest.
 
-    HOSTNAME may have a domain. On Debian and its derivatives the old name in /etc/hosts is replaced as well.
+    HOSTNAME may have a domain. It goes where the guest reads it: /etc/hostname, or in older systems
+    /etc/sysconfig/network or /etc/HOSTNAME; OpenWrt sets it at its first boot. On Debian and its derivatives
+    the old name in /etc/hosts is replaced as well.
 
     Attributes:
         name: The hostname.
@@ -48,15 +59,19 @@ class Hostname(Operation):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         family, (major, _minor) = context.facts.family, context.facts.version
+        if family is Family.OPENWRT:
+            guest.mkdir_p(_UCI_HOSTNAME.rpartition("/")[0])
+            lines = (f"uci set system.@system[0].hostname={self.name}", "uci commit system")
+            guest.write(_UCI_HOSTNAME, "".join(f"{line}\n" for line in lines).encode())
+            return
         if family in _SYSTEMD_SINCE:
             # The version of systems older than os-release is unknown.
             if (0 < major < _SYSTEMD_SINCE[family]) or (major == 0 and not guest.is_dir(_SYSTEMD)):
                 _set_assignment(guest, "/etc/sysconfig/network", "HOSTNAME", self.name)
                 return
             _set_assignment(guest, "/etc/machine-info", "PRETTY_HOSTNAME", self.name)
-        if family is Family.SUSE and (
-            guest.is_file("/etc/HOSTNAME") and not guest.is_symlink("/etc/HOSTNAME")
-        ):
+        before_systemd = guest.is_file("/etc/HOSTNAME") and not guest.is_symlink("/etc/HOSTNAME")
+        if before_systemd:  # SUSE, Slackware
             guest.write("/etc/HOSTNAME", f"{self.name}\n".encode())
         old = _old_hostname(guest)
         guest.write("/etc/hostname", f"{self.name}\n".encode())
@@ -65,7 +80,8 @@ class Hostname(Operation):
             renamed = rename_host(hosts, old, self.name)
             if renamed != hosts:
                 guest.replace("/etc/hosts", renamed)
-        if family is Family.OTHER and (context.facts.distro in _OWN_WAYS or not guest.is_dir(_SYSTEMD)):
+        known = before_systemd or guest.is_dir(_SYSTEMD) or _READ_HOSTNAME & set(context.facts.inits)
+        if family is Family.OTHER and not known:
             warn(
                 context.on_event,
                 f"--hostname: {self.name} is in /etc/hostname, but guests of this kind "
@@ -73,7 +89,12 @@ class Hostname(Operation):
             )
 
 
-@operation("timezone", progress="Setting the timezone: {name}", form=argforms.single("TIMEZONE"))
+@operation(
+    "timezone",
+    progress="Setting the timezone: {name}",
+    form=argforms.single("TIMEZONE"),
+    needs=(Need.TIMEZONE,),
+)
 @dataclass(frozen=True)
 class Timezone(Operation):
     """Set the time zone of the guest.
@@ -99,8 +120,9 @@ class Timezone(Operation):
         guest.symlink(path, "/etc/localtime")
         if guest.is_file("/etc/timezone"):
             guest.write("/etc/timezone", f"{self.name}\n".encode())
-        if guest.is_file(_CLOCK) and _ZONE_LINE.search(guest.read(_CLOCK)):
-            _set_assignment(guest, _CLOCK, "ZONE", f'"{self.name}"')
+        line = _ZONE_LINE.search(read_if_present(guest, _CLOCK))
+        if line is not None:
+            _set_assignment(guest, _CLOCK, line[1].decode(), f'"{self.name}"')
 
 
 def _is_zone(guest: Guest, path: str) -> bool:

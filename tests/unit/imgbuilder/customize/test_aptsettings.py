@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.customize import aptsettings
-from imgbuilder.customize.context import PackageManager
+from imgbuilder.customize.facts import PackageManager
 from imgbuilder.customize.run import customize, validate
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.guests.ports import CommandResult

@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.customize.firstboot import driver_text, parse_status, read_firstboot, script_name
-from imgbuilder.events import Event, Notice, Severity
-from tests.fakes.debianguest import apply, debian_guest
+from imgbuilder.customize.run import customize
+from imgbuilder.errors import OperationError
+from imgbuilder.events import Event, Notice
+from tests.fakes.debianguest import apply, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 
 BASE = "/usr/lib/virt-sysprep"
 WANTS = "/etc/systemd/system/multi-user.target.wants/guestfs-firstboot.service"
@@ -93,15 +96,57 @@ def test_guests_with_system_v_init(events: list[Event], release: str, sign: str,
     assert events == []
 
 
-def test_an_unknown_init_system_is_a_warning(bare: FakeGuest, events: list[Event]) -> None:
-    bare.add("/etc/os-release", "ID=alpine")
+def test_an_unknown_init_system_is_refused_before_the_guest_is_changed(bare: FakeGuest) -> None:
+    bare.add("/etc/os-release", 'ID=alpine\nPRETTY_NAME="Alpine 3"\n')
     bare.add_dir("/etc/init.d")
-    apply(bare, "firstboot-command", "true", on_event=events.append)
-    [event] = events
-    assert isinstance(event, Notice)
-    assert event.severity is Severity.WARNING
-    assert "init system is unknown" in event.text
-    assert _names(bare) == ["5000-0001-true"]
+    operations = [parse_operation("mkdir", "/x"), parse_operation("firstboot-command", "true")]
+    with pytest.raises(OperationError, match=r"--firstboot-command: no init .* \(Alpine 3\)") as caught:
+        customize(bare, operations, context_of(bare))
+    assert "OpenRC" in (caught.value.hint or "")
+    assert bare.calls == []
+
+
+def test_openrc_starts_the_scripts(bare: FakeGuest) -> None:
+    bare.add("/etc/os-release", "ID=alpine")
+    bare.add("/sbin/openrc-run")
+    bare.add_dir("/etc/init.d")
+    bare.add_dir("/etc/runlevels/default")
+    apply(bare, "firstboot-command", "true")
+    service = "/etc/init.d/guestfs-firstboot"
+    assert bare.readlink("/etc/runlevels/default/guestfs-firstboot") == service
+    assert bare.text(service).startswith("#!/sbin/openrc-run\n")
+    assert f"    {BASE}/firstboot.sh start\n" in bare.text(service)
+    assert bare.permissions(service)[0] == "0755"
+    assert "/etc/runlevels/default/guestfs-firstboot" in bare.text(f"{BASE}/firstboot.sh")
+
+
+def test_runit_starts_the_scripts_once(bare: FakeGuest) -> None:
+    bare.add("/etc/os-release", "ID=void")
+    bare.add_dir("/etc/runit/runsvdir/default")
+    apply(bare, "firstboot-command", "true")
+    assert bare.readlink("/etc/runit/runsvdir/default/guestfs-firstboot") == "/etc/sv/guestfs-firstboot"
+    run = "/etc/sv/guestfs-firstboot/run"
+    assert bare.permissions(run)[0] == "0755"
+    assert bare.text(run).endswith('exec sv down "$PWD"\n')
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "TARGETS = cron r\nINTERACTIVE =\ncron: r\n",
+            "TARGETS = cron r guestfs-firstboot\nINTERACTIVE =\ncron: r\nguestfs-firstboot: cron r\n",
+        ),
+        ("TARGETS = a guestfs-firstboot\n", "TARGETS = a guestfs-firstboot\n"),
+        ("", ""),
+    ],
+)
+def test_startpar_of_a_guest_without_systemd_knows_the_scripts(before: str, after: str) -> None:
+    """It starts only the services of its makefile, whatever links there are."""
+    guest = debian_guest()
+    guest.add("/etc/init.d/.depend.start", before)
+    apply(guest, "firstboot-command", "true")
+    assert guest.text("/etc/init.d/.depend.start") == after
 
 
 class Boot:
@@ -117,7 +162,9 @@ class Boot:
         self.driver = folder / "driver"
         self.status = folder / "var" / "status"
         self.driver.write_text(
-            driver_text(base=str(self.base), log=str(self.log), link=str(self.link), status=str(self.status))
+            driver_text(
+                base=str(self.base), log=str(self.log), links=[str(self.link)], status=str(self.status)
+            )
         )
         self.driver.chmod(0o755)
 
@@ -220,7 +267,7 @@ def test_the_installed_driver_has_the_real_paths() -> None:
     text = driver_text()
     assert "base=/usr/lib/virt-sysprep\n" in text
     assert "log=/root/virt-sysprep-firstboot.log\n" in text
-    assert f"link={WANTS}\n" in text
+    assert f"links='{WANTS} " in text
     assert "@" not in text
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.catalog.sourcefiles import _proxy
-from imgbuilder.customize.context import Family, read_facts
+from imgbuilder.customize.facts import Family, read_facts
 from imgbuilder.customize.network import check_network, first_apt_host, guest_proxies, seen_from_guest
 from imgbuilder.errors import FetchError, OperationError, UsageError
 from imgbuilder.fetch.router import SourceFetcher

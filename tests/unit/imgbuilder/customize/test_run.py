@@ -8,7 +8,7 @@ import pytest
 from passlib.hash import sha256_crypt, sha512_crypt
 
 from imgbuilder.customize.operation import Operation
-from imgbuilder.customize.ops import packages
+from imgbuilder.customize.packagemanagers import NOTED
 from imgbuilder.customize.registry import all_operations
 from imgbuilder.customize.run import CustomizeResult, customize, needs_commands, validate
 from imgbuilder.errors import OperationError, ToolError, UsageError
@@ -277,7 +277,7 @@ def test_name_resolution_is_tested_once_and_before_apt(guest: FakeGuest) -> None
     kinds = [
         "getent" if "getent" in script else "apt" if "apt-get" in script else "x"
         for script in guest.scripts
-        if packages.NOTED not in script
+        if NOTED not in script
     ]
     assert kinds == ["getent", "apt", "x", "apt"]
 
@@ -289,3 +289,33 @@ def test_name_resolution_is_tested_once_and_before_apt(guest: FakeGuest) -> None
     with pytest.raises(OperationError, match="name resolution does not work"):
         _customize(guest, "install a")
     assert len(guest.scripts) == 1
+
+
+def _windows() -> FakeGuest:
+    guest = FakeGuest()
+    guest.add("/Windows/System32/cmd.exe", b"MZ")
+    return guest
+
+
+def test_windows_is_refused_by_name_before_it_is_changed() -> None:
+    guest = _windows()
+    with pytest.raises(OperationError, match="not Linux but 'windows'"):
+        customize(guest, [parse_operation("mkdir", "/etc")], context_of(guest, implicit_root_password=True))
+    assert guest.calls == []
+
+
+def test_freebsd_is_refused_by_name(bare: FakeGuest) -> None:
+    bare.add("/etc/os-release", "ID=freebsd\n")
+    with pytest.raises(OperationError, match="not Linux but 'freebsd'"):
+        customize(bare, [parse_operation("mkdir", "/etc")], context_of(bare))
+
+
+def test_windows_without_operations_is_left_alone(events: list[Event]) -> None:
+    """A build may only have to grow it."""
+    guest = _windows()
+    result = customize(guest, [], context_of(guest, implicit_root_password=True), events.append)
+    assert result.root_password is None
+    assert guest.calls == []
+    assert [event.text for event in events if isinstance(event, Notice)] == [
+        "the guest is 'windows' and is not customized"
+    ]

@@ -150,8 +150,7 @@ def test_the_error_about_missing_time_zone_data_has_a_hint() -> None:
 @pytest.mark.parametrize(
     ("distro", "systemd", "said"),
     [
-        ("openwrt", False, True),
-        ("nixos", True, True),
+        ("other", False, True),
         ("clear-linux-os", True, False),
         ("debian", False, False),
     ],
@@ -166,10 +165,50 @@ def test_a_hostname_that_may_have_no_effect_is_a_warning(distro: str, systemd: b
     assert [f"({distro})" in event.text for event in events if isinstance(event, Notice)] == [True] * said
 
 
-def test_the_zone_outlives_an_update_of_old_red_hat_systems(guest: FakeGuest) -> None:
-    guest.add("/etc/sysconfig/clock", '# zone\nZONE="America/New_York"\nUTC=true\n')
+@pytest.mark.parametrize(
+    ("init", "folder"),
+    [("/sbin/openrc-run", "/etc/runlevels/default"), ("", "/etc/runit/runsvdir/default")],
+)
+def test_openrc_and_runit_read_the_hostname(init: str, folder: str, events: list[Event]) -> None:
+    guest = _guest("ID=other\n")
+    guest.add_dir(folder)
+    if init:
+        guest.add(init)
+    apply(guest, "hostname", "vm", on_event=events.append)
+    assert guest.text("/etc/hostname") == "vm\n"
+    assert events == []
+
+
+def test_openwrt_sets_its_hostname_at_the_first_boot(events: list[Event]) -> None:
+    guest = _guest("ID=openwrt\n")
+    apply(guest, "hostname", "vm.example.org", on_event=events.append)
+    assert guest.text("/etc/uci-defaults/99-pybuilder-hostname") == (
+        "uci set system.@system[0].hostname=vm.example.org\nuci commit system\n"
+    )
+    assert events == []
+
+
+@pytest.mark.parametrize("keyword", ["hostname", "timezone", "install", "user", "firstboot-command"])
+def test_nixos_refuses_what_it_would_undo(keyword: str) -> None:
+    guest = _guest("ID=nixos\n")
+    with pytest.raises(OperationError, match=f"--{keyword}: NixOS generates this") as caught:
+        customize(guest, [parse_operation("mkdir", "/x"), parse_operation(keyword, "x")], context_of(guest))
+    assert "configuration.nix" in (caught.value.hint or "")
+    assert not guest.exists("/x")
+
+
+def test_openwrt_refuses_a_time_zone_that_it_would_not_read() -> None:
+    guest = _guest("ID=openwrt\n")
+    with pytest.raises(OperationError, match="--timezone: OpenWrt does not read") as caught:
+        customize(guest, [parse_operation("timezone", "UTC")], context_of(guest))
+    assert "uci" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["ZONE", "TIMEZONE"])
+def test_the_zone_outlives_an_update_of_old_systems(guest: FakeGuest, name: str) -> None:
+    guest.add("/etc/sysconfig/clock", f'# zone\n{name}="America/New_York"\nUTC=true\n')
     apply(guest, "timezone", "Europe/Berlin")
-    assert guest.text("/etc/sysconfig/clock") == '# zone\nUTC=true\nZONE="Europe/Berlin"\n'
+    assert guest.text("/etc/sysconfig/clock") == f'# zone\nUTC=true\n{name}="Europe/Berlin"\n'
 
 
 EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"

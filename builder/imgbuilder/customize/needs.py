@@ -1,0 +1,101 @@
+"""The needs of operations besides files that can be written, and why a guest does not meet them.
+
+Each operation declares its needs once, by ``registry.operation``. They are checked before the guest is
+changed; docs/guests.md shows the answers for each kind of guest.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from imgbuilder.customize.facts import Family, GuestFacts, PackageManager, System
+from imgbuilder.errors import OperationError
+
+
+class Need(enum.Enum):
+    """Something that an operation needs of the guest."""
+
+    PACKAGES = "a known package manager"
+    APT = "apt as its package manager"
+    FIRST_BOOT = "an init system that can start scripts"
+    HOSTNAME = "a file that holds the hostname"
+    TIMEZONE = "a link that chooses the time zone"
+    ACCOUNTS = "accounts that useradd or adduser adds"
+
+
+Answer = tuple[str, str] | None
+"""Why a need is not met and what to do instead; None if it is met."""
+
+_DECLARED = (
+    "NixOS generates this from its configuration and would undo the change",
+    "declare it in /etc/nixos/configuration.nix with --upload or --write, and run nixos-rebuild in the guest",
+)
+
+
+def _packages(facts: GuestFacts) -> Answer:
+    if facts.package_manager is not None:
+        return None
+    return (
+        f"no known package manager was found in the guest ({facts.product_name})",
+        "use --run-command or --firstboot-command with the guest's own command",
+    )
+
+
+def _apt(facts: GuestFacts) -> Answer:
+    manager = facts.package_manager
+    if manager is PackageManager.APT:
+        return None
+    present = manager.value if manager else "no known one"
+    return (
+        f"this works with apt only, and the guest has {present}",
+        "use a caching proxy instead: set http_proxy and https_proxy",
+    )
+
+
+def _first_boot(facts: GuestFacts) -> Answer:
+    if facts.inits:
+        return None
+    return (
+        f"no init system that could start scripts was found in the guest ({facts.product_name})",
+        "systemd, OpenRC, System V init and runit are known; use --upload for a service of its own",
+    )
+
+
+def _timezone(facts: GuestFacts) -> Answer:
+    if facts.family is not Family.OPENWRT:
+        return None
+    return (
+        "OpenWrt does not read its time zone from /etc/localtime",
+        "write a script for its first boot that calls uci: --upload FILE:/etc/uci-defaults/90-timezone",
+    )
+
+
+def _met(_facts: GuestFacts) -> Answer:
+    return None
+
+
+_ANSWERS: dict[Need, Callable[[GuestFacts], Answer]] = {
+    Need.PACKAGES: _packages,
+    Need.APT: _apt,
+    Need.FIRST_BOOT: _first_boot,
+    Need.HOSTNAME: _met,
+    Need.TIMEZONE: _timezone,
+    Need.ACCOUNTS: _met,
+}
+
+
+def check_system(facts: GuestFacts) -> None:
+    """Refuse guests whose files cannot be changed by operations."""
+    if facts.system is not System.LINUX:
+        raise OperationError(
+            f"the guest is not Linux but {facts.system.value!r}", hint="only Linux guests can be customized"
+        )
+
+
+def check_need(facts: GuestFacts, need: Need, keyword: str) -> None:
+    """Refuse an operation whose need the guest does not meet."""
+    answer = _DECLARED if facts.family is Family.NIXOS else _ANSWERS[need](facts)
+    if answer is not None:
+        message, hint = answer
+        raise OperationError(f"--{keyword}: {message}", hint=hint)
