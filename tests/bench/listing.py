@@ -6,7 +6,8 @@
 Both programs list the same index with the same key, in pairs and in turn, after one run each that fills
 the memory of what was accepted; the ratio is the median of the ratios of the pairs, by the clock and by the
 processor's time of all processes that the program started. On a machine that does other work, only
-the second means much. Each run verifies the signature again. Reading is timed in this process, and given
+the second means much. Each run verifies the signature again. Then two sources are added whose servers' names
+do not exist, which pybuilder alone lists, since virt-builder fails: by the clock, it should take under a second. Reading is timed in this process, and given
 next to a plain sum over the same bytes, because seconds alone depend on the machine.
 """
 
@@ -131,6 +132,24 @@ def compare(folder: Path, rounds: int) -> None:
             if texts[0] != texts[1] or texts[0].count(b"\n") != ENTRIES:
                 sys.exit("the two lists differ")
             print_comparison(name, commands, environment, folder, rounds)
+        list_beside_dead_sources(folder, common, rounds)
+
+
+def list_beside_dead_sources(folder: Path, common: Mapping[str, str], rounds: int) -> None:
+    """Time a list of the same local source and two others whose servers' names cannot be resolved."""
+    configuration = folder / "dead" / "pybuilder" / "repos.d"
+    configuration.mkdir(parents=True)
+    for name, uri in (
+        ("a", f"file://{folder}/index.asc"), ("b", "http://b.invalid/i"), ("c", "http://c.invalid/i")
+    ):  # fmt: skip
+        text = f"[{name}]\nuri={uri}\ngpgkey=file://{folder}/key.asc\n"
+        (configuration / f"{name}.conf").write_text(text)
+    command = [str(BIN / "pybuilder"), "--list"]
+    environment = {**common, "XDG_CONFIG_HOME": str(folder / "dead")}
+    runs = [timed(command, environment, folder)[0] for _ in range(rounds)]
+    if (folder / "printed").read_bytes().count(b"is left out") != 2:
+        sys.exit("the dead sources were not left out")
+    print(f"{'beside two dead sources':<24} {'by the clock':<16} {statistics.median(runs):22.3f}s")
 
 
 def answer_small_questions(folder: Path, rounds: int) -> None:

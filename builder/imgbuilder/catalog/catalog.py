@@ -193,7 +193,7 @@ def _is_known(loaded: LoadedSource, name: str, arch: str) -> bool:
 def load_catalog(
     sources: Iterable[Source], loader: Loader, *, until: tuple[str, str] | None = None, unused: int = 0
 ) -> Catalog:
-    """Fetch, verify and parse the indexes of the sources.
+    """Fetch, verify and parse the indexes of the sources: fetched side by side, then judged in order.
 
     Args:
         sources: The sources, the most important first.
@@ -204,6 +204,9 @@ def load_catalog(
     """
     loaded: list[LoadedSource] = []
     failed: list[FailedSource] = []
+    if until is None:
+        sources = tuple(sources)
+        loader = loader.side_by_side(sources)
     for source in sources:
         try:
             loaded.append(loader.load(source))

@@ -17,10 +17,17 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from imgbuilder.catalog.sources import SourceFormat, trusted_keys
 from imgbuilder.catalog.state import forget_command
-from imgbuilder.errors import FetchError, OfflineError, PybuilderError, SignatureLostError, TrustError
+from imgbuilder.errors import (
+    FetchError,
+    NoAnswerError,
+    OfflineError,
+    PybuilderError,
+    SignatureLostError,
+    TrustError,
+)
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.transfer import Download
-from imgbuilder.fetch.urls import local_path
+from imgbuilder.fetch.urls import local_path, origin
 from imgbuilder.sizes import counted
 from imgindex.accept import AcceptPolicy, Parse, accept, show
 from imgindex.clearsign import unverified_text
@@ -28,8 +35,9 @@ from imgindex.model import Index
 from imgindex.parse import parse_usable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
+    from typing import BinaryIO
 
     from imgbuilder.catalog.sources import Source
     from imgbuilder.catalog.state import KnownImages, SourceStates
@@ -84,6 +92,28 @@ class Loader(NamedTuple):
     images: KnownImages | None = None
     fallback: bool = True
     offline: bool = False
+
+    def side_by_side(self, sources: Iterable[Source]) -> Loader:
+        """Return a loader for these sources that asks their servers at the same time, beginning now.
+
+        Servers that could not be reached a moment ago are asked last.
+        """
+        if self.offline:
+            return self
+        firsts = [
+            self._in_turn(source.index(signed=self.check and source.check))[0]
+            for source in sources
+            if any(local_path(uri) is None for uri in source.addresses)
+        ]
+        remote = [first for first in firsts if local_path(first.uri) is None]
+        if len(remote) < 2:
+            return self
+        from imgbuilder.fetch.ahead import AheadFetcher  # late: lists of local sources stay quick
+
+        lost = self.states.unreachable(self.clock())
+        remote.sort(key=lambda first: _server(first) in lost)
+        asked = [self._download(first, io.BytesIO(), math.inf) for first in remote]
+        return self._replace(fetcher=AheadFetcher(self.fetcher, asked))
 
     def load(self, source: Source) -> LoadedSource:
         """Fetch, verify and parse the index of a source."""
@@ -154,7 +184,7 @@ class Loader(NamedTuple):
             )
             return self._last_accepted(source, last, missing, parse, "is not asked (--offline)")
         failures: list[FetchError | TrustError] = []
-        for mirror in _one_by_one(source):
+        for mirror in self._in_turn(source):
             try:
                 data = self._fetch(mirror, seconds)
                 loaded, accepted = self._accept(mirror, data, last, parse)
@@ -192,20 +222,37 @@ class Loader(NamedTuple):
         )
         return loaded
 
+    def _in_turn(self, source: Source) -> list[Source]:
+        """Return the source once per address; addresses that could not be reached lately come last."""
+        turns = list(_one_by_one(source))
+        if len(turns) > 1:
+            lost = self.states.unreachable(self.clock())
+            turns.sort(key=lambda mirror: _server(mirror) in lost)
+        return turns
+
     def _fetch(self, source: Source, seconds: float) -> bytes:
         body = io.BytesIO()
-        self.fetcher.fetch(
-            Download(
-                source.uri,
-                body,
-                limit=source.largest_file,
-                on_event=self.on_event,
-                label=f"Index of {source.name}",
-                proxy=source.proxy,
-                seconds=max(1.0, min(source.patience, seconds)),
-            )
-        )
+        server = _server(source)
+        try:
+            self.fetcher.fetch(self._download(source, body, seconds))
+        except FetchError as error:
+            if server and (isinstance(error, NoAnswerError) or isinstance(error.__cause__, NoAnswerError)):
+                self.states.note_server(server, self.clock(), reached=False)
+            raise
+        if server:
+            self.states.note_server(server, self.clock(), reached=True)
         return body.getvalue()
+
+    def _download(self, source: Source, body: BinaryIO, seconds: float) -> Download:
+        return Download(
+            source.uri,
+            body,
+            limit=source.largest_file,
+            on_event=self.on_event,
+            label=f"Index of {source.name}",
+            proxy=source.proxy,
+            seconds=max(1.0, min(source.patience, seconds)),
+        )
 
     def _accept(
         self, source: Source, data: bytes, last: Accepted | None, parse: Parse[_T]
@@ -234,12 +281,13 @@ class Loader(NamedTuple):
     def _fetch_unchecked(self, source: Source, seconds: float) -> tuple[Source, bytes]:
         """Fetch a file without a signature, or return the copy that was kept of it."""
         error: FetchError | None = None
-        for mirror in _one_by_one(source):
+        mirrors = self._in_turn(source)
+        for mirror in mirrors:
             try:
                 return mirror, self._fetch(mirror, seconds)
             except FetchError as failed:
                 error = failed
-                if mirror.uri != source.addresses[-1]:
+                if mirror is not mirrors[-1]:
                     warn(self.on_event, f"source {source.name}: {error.message}; its next address is tried")
         assert error is not None, "a source has an address"
         kept = self.states.last_unsigned(source.uri) if self.fallback and source.unsigned else None
@@ -262,6 +310,14 @@ def _one_by_one(source: Source) -> Iterator[Source]:
     for uri in source.addresses:
         others = tuple(address for address in source.addresses if address != uri)
         yield replace(source, uri=uri, mirrors=others)
+
+
+def _server(source: Source) -> str:
+    """Return the server of the first address of a source; empty for a file of this machine."""
+    if local_path(source.uri) is not None:
+        return ""
+    scheme, host, port = origin(source.uri)
+    return f"{scheme}://{host}:{port}"
 
 
 def age(time: timedelta) -> str:

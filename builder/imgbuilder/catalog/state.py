@@ -47,6 +47,10 @@ _UNSIGNED = ".unsigned"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHA512 = re.compile(r"[0-9a-f]{128}")
 _SIGNER = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
+_UNREACHABLE = "unreachable"
+"""File with the servers that gave no answer, and when."""
+_LOST_FOR = timedelta(minutes=5)
+"""Time for which such a server is asked after the others."""
 _RENEWAL = timedelta(days=1)
 """Age of ``accepted_at`` at which it is written again; listings need not write each time."""
 
@@ -157,6 +161,28 @@ class SourceStates(NamedTuple):
         except OSError as error:
             raise SourceStateError(f"cannot remove {path}: {error.strerror}") from error
         return True
+
+    def unreachable(self, now: datetime) -> dict[str, float]:
+        """Return the servers that gave no answer in the last minutes, and when; none if that is unknown."""
+        try:
+            known = read_json(self.folder / _UNREACHABLE, version=_VERSION, limit=_LARGEST)["servers"]
+        except (OSError, ValueError, KeyError):
+            return {}
+        recent = range(int((now - _LOST_FOR).timestamp()), int(now.timestamp()) + 1)
+        items = known.items() if isinstance(known, dict) else ()
+        return {server: at for server, at in items if isinstance(at, int | float) and int(at) in recent}
+
+    def note_server(self, server: str, now: datetime, *, reached: bool) -> None:
+        """Remember that a server gave no answer, or no longer; only the order of asking depends on it."""
+        lost = self.unreachable(now)
+        if (reached and server not in lost) or not self.writable:
+            return
+        lost.pop(server, None)
+        if not reached:
+            lost[server] = now.timestamp()
+        with contextlib.suppress(OSError):
+            make_folder(self.folder)
+            write_json(self.folder / _UNREACHABLE, {"servers": lost}, version=_VERSION, durable=False)
 
     def _path(self, uri: str, suffix: str) -> Path:
         return self.folder / (

@@ -286,9 +286,11 @@ def list_sources(call: Call) -> int:
     reporter, services, ask = call.reporter, call.services, call.options["long"]
     found = call.settings.all_sources(reporter)
     answers, failed = [], False
-    for source in found.sources if ask else ():
+    asked = found.sources if ask else ()
+    loader = services.loader(reporter, fallback=False).side_by_side(asked)
+    for source in asked:
         try:
-            loaded = services.loader(reporter, fallback=False).load(source)
+            loaded = loader.load(source)
         except PybuilderError as error:
             failed = True
             answers.append(f"not usable: {error.in_one_line}")

@@ -19,6 +19,7 @@ from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -36,6 +37,8 @@ from imgindex import __version__
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
 """Exceptions of the libraries below about a server's response."""
+_UNRESOLVED = "the server's name cannot be resolved"
+_NETWORK_HINT = "check the network and the source's uri, then try again"
 _OWN_AUTHORITY = (
     "if the server uses a private authority, install its certificate (update-ca-certificates), "
     "or name it with CURL_CA_BUNDLE"
@@ -171,10 +174,12 @@ class Response:
 
 
 @contextmanager
-def web_session(timer: StallTimer, limits: Limits, trusted: str | bool) -> Iterator[WebSession]:
-    """Open a session and close it with all its connections."""
+def web_session(
+    timer: StallTimer, limits: Limits, trusted: str | bool, unresolved: set[str]
+) -> Iterator[WebSession]:
+    """Open a session and close it with all its connections; ``unresolved`` as in ``WebSession``."""
     with _Session(timer) as session:
-        yield WebSession(session, timer, limits, trusted)
+        yield WebSession(session, timer, limits, trusted, unresolved)
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,8 @@ class WebSession:
     _timer: StallTimer
     _limits: Limits
     _trusted: str | bool
+    _unresolved: set[str]
+    """Names of servers that could not be resolved in this run; they are not looked up again."""
 
     def get(self, request: WebRequest, proxy: Address, extra: Mapping[str, str]) -> Response:
         """Send a request once.
@@ -194,6 +201,10 @@ class WebSession:
         """
         url = request.url.reveal()
         proxies = _proxies(url, proxy)
+        through = _proxy_address(select_proxy(url, proxies) or "")
+        name = "" if through else urlsplit(url).hostname or ""
+        if name in self._unresolved:
+            raise NoAnswerError(f"{request.url}: {_UNRESOLVED}", hint=_NETWORK_HINT)
         failure = None
         try:
             asked = requests.Request("GET", url, auth=request.auth, headers=dict(extra))
@@ -206,7 +217,8 @@ class WebSession:
                 allow_redirects=False,
             )
         except _FOREIGN as error:
-            through = _proxy_address(select_proxy(url, proxies) or "")
+            if name and isinstance(_cause(error), socket.gaierror):
+                self._unresolved.add(name)
             message, hint = _explain(
                 request.url, error, self._limits, fired=self._timer.fired, through=through
             )
@@ -290,7 +302,7 @@ def _explain(
 ) -> tuple[str, str]:
     """Return message and hint for a failed request; the message names the proxy, if there was one."""
     seconds = f"{limits.timeout:.0f} seconds"
-    hint = "check the network and the source's uri, then try again"
+    hint = _NETWORK_HINT
     if fired:
         return f"{url}: the server took longer than {seconds} to answer", hint
     if isinstance(error, requests.ConnectTimeout):
@@ -315,18 +327,29 @@ def _explain(
 
 
 def _may_pass(error: Exception) -> bool:
-    """Report whether the same request may succeed a moment later; after a timeout no more time is spent."""
+    """Report whether the same request may succeed a moment later.
+
+    After a timeout no more time is spent; and the resolver has asked its servers more than once.
+    """
     lasting = (requests.Timeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)
-    return isinstance(error, requests.ConnectionError) and not isinstance(error, lasting)
+    if isinstance(error, lasting) or isinstance(_cause(error), socket.gaierror):
+        return False
+    return isinstance(error, requests.ConnectionError)
 
 
-def _deepest(error: BaseException | None) -> str:
-    """Return the first cause of an error, shortened and without credentials."""
+def _cause(error: BaseException | None) -> BaseException | None:
+    """Return the first cause of an error."""
     seen = error
     while error is not None:
         seen, error = error, error.__cause__ or error.__context__
+    return seen
+
+
+def _deepest(error: BaseException | None) -> str:
+    """Return the first cause of an error in words, shortened and without credentials."""
+    seen = _cause(error)
     if isinstance(seen, socket.gaierror):
-        return "the server's name cannot be resolved"
+        return _UNRESOLVED
     if isinstance(seen, ssl.SSLCertVerificationError):
         return str(seen.verify_message)
     if isinstance(seen, IncompleteRead | urllib3.exceptions.IncompleteRead):

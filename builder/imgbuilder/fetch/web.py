@@ -5,7 +5,7 @@ by rule, with credentials for the first server only. A body is stored only from 
 plain 200 response, or from a 206 response that fits the bytes that we hold (D10 to
 D14), and its length must agree with everything known about it (D2 to D6, D18).
 A failure that may pass is retried, after waits that grow and differ from client
-to client.
+to client. A server whose name cannot be resolved is not asked again in the same run.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class RequestsFetcher:
         self._wall_clock = wall_clock
         self._jitter = jitter
         self._trusted = trusted_authorities(environ)
+        self._unresolved: set[str] = set()
 
     def fetch(self, download: Download) -> Fetched:
         """See ``imgbuilder.fetch.transfer.Fetcher.fetch``."""
@@ -118,7 +119,7 @@ class RequestsFetcher:
         for _hop in range(self._limits.redirects + 1):
             with (
                 StallTimer(self._limits.timeout, transfer.end - self._clock()) as timer,
-                web_session(timer, self._limits, self._trusted) as session,
+                web_session(timer, self._limits, self._trusted, self._unresolved) as session,
                 self._response(session, request, timer, transfer, held) as response,
             ):
                 if response.status not in _REDIRECTS:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from imgbuilder.catalog.state import SourceStates
 from imgindex.model import Entry
 from tests.fakes.commands import Command
+from tests.fakes.faultserver import FaultServer, Hang, answer
 from tests.fakes.keys import KeyMaker
 from tests.fakes.template import Site, TinyAppliances, make_site
 from tests.fakes.webfolder import WebFolder
@@ -127,3 +137,86 @@ def test_the_environment_s_proxy_is_used_unless_the_source_says_no(
     assert pybuilder("--list").code == 0
     assert len(proxy.asked) == 2
     assert first.paths == ["/index.asc"]
+
+
+@pytest.mark.parametrize("words", [("--list",), ("source", "list", "--long")])
+def test_servers_are_asked_side_by_side(
+    home: Path, site: Site, pybuilder: Command, words: tuple[str, ...]
+) -> None:
+    """Each of them answers only when both were asked."""
+    both = threading.Barrier(2, timeout=20)
+    index = (site.folder / "index.asc").read_bytes()
+
+    def reply(_head: bytes) -> bytes:
+        both.wait()
+        return answer(index)
+
+    with FaultServer([reply]) as one, FaultServer([reply]) as other:
+        configure(home, site, b=f"uri={one.url}/index.asc", a=f"uri={other.url}/index.asc")
+        ran = pybuilder(*words).good()
+    assert ran.err == ""
+    if words[0] == "source":
+        assert ran.out.index(one.url) < ran.out.index(other.url)
+
+
+def test_warnings_keep_the_order_of_the_sources(home: Path, site: Site, pybuilder: Command) -> None:
+    gone = answer(b"", status="404 Not Found")
+    good = answer((site.folder / "index.asc").read_bytes())
+    with FaultServer([gone]) as a, FaultServer([good]) as b, FaultServer([gone]) as c:
+        uris = {name: f"uri={server.url}/i" for name, server in (("c", c), ("b", b), ("a", a))}
+        configure(home, site, **uris)
+        ran = pybuilder("--list").good()
+    assert ran.out.startswith("tiny ")
+    warnings = ran.err.split("warning: source ")[1:]
+    assert [text[:13] for text in warnings] == ["c is left out", "a is left out"]
+
+
+def test_ctrl_c_waits_for_no_server(home: Path, site: Site, tmp_path: Path) -> None:
+    with FaultServer([Hang()]) as one, FaultServer([Hang()]) as other:
+        configure(home, site, a=f"uri={one.url}/index.asc", b=f"uri={other.url}/index.asc")
+        command = [sys.executable, "-m", "imgbuilder", "--list"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+            end = time.monotonic() + 30
+            while not (one.requests and other.requests) and time.monotonic() < end:
+                time.sleep(0.02)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _out, err = process.communicate(timeout=20)
+            seconds = time.monotonic() - began
+    assert (process.returncode, err) == (130, "pybuilder: error: stopped by SIGINT\n")
+    assert seconds < 3
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def test_an_address_that_gave_no_answer_is_asked_last_for_some_minutes(
+    home: Path, site: Site, first: WebFolder, pybuilder: Command
+) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    configure(home, site, a=f"uri={dead}/index.asc,{first.url}/index.asc")
+    assert "its next address is tried" in pybuilder("--list").good().err
+    assert pybuilder("--list").good().err == ""
+    states = SourceStates(home / "pybuilder" / "sources")
+    now = datetime.now(UTC)
+    assert list(states.unreachable(now)) == [dead]
+    assert states.unreachable(now + timedelta(minutes=6)) == {}
+    assert states.unreachable(now - timedelta(minutes=6)) == {}, "the clock was set back"
+    states.note_server(dead, now, reached=True)
+    assert "its next address is tried" in pybuilder("--list").good().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 1, "servers": [4]}'])
+def test_a_damaged_memory_of_servers_is_no_obstacle(
+    home: Path, site: Site, first: WebFolder, pybuilder: Command, text: str
+) -> None:
+    memory = home / "pybuilder" / "sources" / "unreachable"
+    memory.parent.mkdir(parents=True)
+    memory.write_text(text)
+    dead = f"http://127.0.0.1:{free_port()}"
+    configure(home, site, a=f"uri={dead}/index.asc,{first.url}/index.asc")
+    assert "its next address is tried" in pybuilder("--list").good().err
+    assert pybuilder("--list").good().err == ""

@@ -567,3 +567,25 @@ def test_authorities_of_the_user_come_first() -> None:
     assert trusted_authorities({"REQUESTS_CA_BUNDLE": "/a", "CURL_CA_BUNDLE": "/b"}) == "/a"
     assert trusted_authorities({"CURL_CA_BUNDLE": "/b"}) == "/b"
     assert trusted_authorities({}) is not False
+
+
+def test_a_name_that_cannot_be_resolved_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is it tried again after a pause, nor for the next file of that server."""
+    asked: list[object] = []
+
+    def nothing(host: object, *_rest: object, **_options: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nothing)
+    sleep = Patient()
+    fetcher = RequestsFetcher(LIMITS, jitter=lambda: 0.0, sleep=sleep)
+    for name in ("index.asc", "debian-12.xz"):
+        url = f"http://nowhere.test/{name}"
+        with pytest.raises(FetchError) as caught:
+            fetcher.fetch(Download(url, io.BytesIO(), limit=1000))
+        assert caught.value.message == f"{url}: the server's name cannot be resolved"
+    with pytest.raises(FetchError):
+        fetcher.fetch(Download("http://other.test/index.asc", io.BytesIO(), limit=1000))
+    assert asked == ["nowhere.test", "other.test"]
+    assert sleep.waits == []

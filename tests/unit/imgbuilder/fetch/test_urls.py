@@ -264,7 +264,7 @@ def test_what_the_libraries_raise_is_not_in_our_errors(
     limits = Limits(timeout=2, connect=2)
     with (
         StallTimer(2) as timer,
-        web_session(timer, limits, trusted=True) as session,
+        web_session(timer, limits, trusted=True, unresolved=set()) as session,
         pytest.raises(NoAnswerError) as failed,
     ):
         session.get(WebRequest(url, digest_known=False), Address(proxy), {})
