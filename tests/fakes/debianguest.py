@@ -26,7 +26,11 @@ OTHER_KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 bob@example.org"
 
 def debian_guest() -> FakeGuest:
     """Return a Debian 12 like its cloud templates: merged /usr, systemd, an empty machine ID."""
-    guest = FakeGuest()
+    return fill_debian(FakeGuest())
+
+
+def fill_debian(guest: FakeGuest) -> FakeGuest:
+    """Add the files of that Debian to a guest, and return it."""
     for folder in ("/tmp", "/root", "/usr/bin", "/var/lib/systemd", "/etc/systemd/system", "/etc/init.d"):
         guest.add_dir(folder)
     guest.add_link("/bin", "usr/bin")

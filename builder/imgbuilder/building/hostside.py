@@ -1,4 +1,4 @@
-"""What builds and customizations share when they do without an appliance."""
+"""Parts of work without an appliance that builds and customizations share."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Timezone(Operation):
 
 
 def _is_zone(guest: Guest, path: str) -> bool:
-    if not guest.is_file(path):
+    if not guest.exists(path) or not guest.is_file(path):  # links may lead in a circle
         return False
     # A name may be a link to another zone, but not out of the folder, as Debian's "localtime" is.
     inside = guest.realpath(path).startswith(guest.realpath(_ZONEINFO) + "/")
