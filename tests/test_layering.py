@@ -41,6 +41,7 @@ ONLY_IN = {
     # Reads what strangers may have written. Never in imgbuilder: lists must start fast.
     "pydantic": {"imgrepo/library/description.py", "imgrepo/recordfile.py"},
     "tomllib": {
+        "imgbuilder/catalog/known.py",
         "imgrepo/library/description.py",
         "imgbuilder/terminal/configuration.py",
         "imgbuilder/recipe/document.py",

@@ -132,10 +132,10 @@ def compare(folder: Path, rounds: int) -> None:
             if texts[0] != texts[1] or texts[0].count(b"\n") != ENTRIES:
                 sys.exit("the two lists differ")
             print_comparison(name, commands, environment, folder, rounds)
-        list_beside_dead_sources(folder, common, rounds)
+        list_with_dead_sources(folder, common, rounds)
 
 
-def list_beside_dead_sources(folder: Path, common: Mapping[str, str], rounds: int) -> None:
+def list_with_dead_sources(folder: Path, common: Mapping[str, str], rounds: int) -> None:
     """Time a list of the same local source and two others whose servers' names cannot be resolved."""
     configuration = folder / "dead" / "pybuilder" / "repos.d"
     configuration.mkdir(parents=True)
@@ -149,7 +149,7 @@ def list_beside_dead_sources(folder: Path, common: Mapping[str, str], rounds: in
     runs = [timed(command, environment, folder)[0] for _ in range(rounds)]
     if (folder / "printed").read_bytes().count(b"is left out") != 2:
         sys.exit("the dead sources were not left out")
-    print(f"{'beside two dead sources':<24} {'by the clock':<16} {statistics.median(runs):22.3f}s")
+    print(f"{'with two dead sources':<24} {'by the clock':<16} {statistics.median(runs):22.3f}s")
 
 
 def answer_small_questions(folder: Path, rounds: int) -> None:

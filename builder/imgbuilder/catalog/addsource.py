@@ -31,7 +31,9 @@ class NewSource:
     """The copy of the key file; None for a key of the user's keyring."""
 
 
-def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder: Path) -> NewSource:
+def new_source(
+    name: str, uri: str, key: str | None, only: Iterable[str], folder: Path, *, unsigned: bool = False
+) -> NewSource:
     """Check a source that the user wants to add, without asking the source."""
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -45,13 +47,15 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
         uri = str(Path(uri).absolute())
     if "," in uri and local_path(uri) is not None:
         raise UsageError(f"{uri}: a path with a comma cannot be written into a configuration file")
-    if not key:
+    if not key and not unsigned:
         raise UsageError(
             "source add needs --gpgkey: without a key nothing of a source could be trusted",
             hint="get the publisher's key file, compare its fingerprint, and give --gpgkey FILE",
         )
     uri, kind = index_format(uri)
     source = Source(name, uri, origin=folder / f"{name}.conf", format=kind)
+    if not key:
+        return NewSource(replace(source, unsigned=True, check=False), folder / f"{name}.conf", None)
     pinned = tuple(fingerprint for text in only for fingerprint in fingerprints(text))
     if _FINGERPRINT.fullmatch("".join(key.replace(",", "").split())) and not Path(key).exists():
         if pinned:
@@ -110,11 +114,12 @@ def _text(new: NewSource) -> str:
     lines = [f"[{source.name}]", f"uri={Address(source.uri).reveal()}"]
     if source.format is not SourceFormat.NATIVE:
         lines.append(f"format={source.format.value}")
-    if new.key_path is None:
-        assert isinstance(source.key, tuple)
+    if new.key_path is not None:
+        lines.append(f"gpgkey=./{new.key_path.name}")
+    elif isinstance(source.key, tuple):
         lines.append(f"gpgkey={','.join(source.key)}")
     else:
-        lines.append(f"gpgkey=./{new.key_path.name}")
+        lines.append("unsigned=yes")
     if source.only:
         lines.append(f"fingerprint={','.join(source.only)}")
     return "".join(f"{line}\n" for line in lines)

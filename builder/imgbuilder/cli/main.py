@@ -63,6 +63,14 @@ def _names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
     return [item for item in found if item.value.startswith(incomplete)]
 
 
+def _known(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Propose the names of public libraries."""
+    from imgbuilder.catalog.known import known_sources  # late: few command lines need them
+
+    known = [] if ctx.params.get("names") else known_sources().values()
+    return [CompletionItem(item.name, help=item.title) for item in known if item.name.startswith(incomplete)]
+
+
 def _late(place: str) -> Mode:
     """Return a function of a module that is loaded when it is called: lists stay quick."""
 
@@ -140,6 +148,7 @@ def _verb(
     *,
     options: Sequence[click.Parameter] = (),
     builds: bool = False,
+    complete: declared.Completer | None = None,
 ) -> click.Command:
     """Make the command of a verb."""
 
@@ -154,7 +163,7 @@ def _verb(
         callback=start,
         most_used=declared.MOST_USED if builds else (),
         params=[
-            Operands(operands, _names if "OS-VERSION" in operands else None),
+            Operands(operands, _names if "OS-VERSION" in operands else complete),
             *options,
             *(customization_options() if builds else ()),
             *MESSAGES,
@@ -230,16 +239,20 @@ VERBS = (
     _group(
         "source", "Where templates come from.",
         _verb(
-            "add", "Verify a source and add it to your configuration.", "modes:add_source", "NAME URL",
-            options=[declared.GPGKEY, declared.ONLY_KEYS, *declared.FORGET_OPTIONS],
+            "add", "Verify a source and add it to your configuration.", "source_modes:add_source",
+            "NAME [URL]", options=[declared.GPGKEY, declared.ONLY_KEYS, *declared.FORGET_OPTIONS],
+            complete=_known,
         ),
         _verb(
-            "list", "List the sources: who signed each, and when.", "modes:list_sources",
+            "available", "List public libraries that can be added by name.", "source_modes:available_sources",
+        ),
+        _verb(
+            "list", "List the sources: who signed each, and when.", "source_modes:list_sources",
             options=[declared.ASK, *SOURCE_OPTIONS],
         ),
         _verb(
             "forget", "Forget the newest index that was accepted of a source.",
-            "modes:forget_source", "NAME|URL", options=declared.FORGET_OPTIONS,
+            "source_modes:forget_source", "NAME|URL", options=declared.FORGET_OPTIONS,
         ),
     ),
     _group(

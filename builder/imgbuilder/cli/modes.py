@@ -11,24 +11,16 @@ from pathlib import Path
 import click
 
 from imgbuilder.catalog import listing
-from imgbuilder.catalog.addsource import check_new, new_source, write_source
-from imgbuilder.catalog.listing import source_list
-from imgbuilder.catalog.sources import Source, SourceFormat, trusted_keys
-from imgbuilder.catalog.state import SourceStates
 from imgbuilder.cli.customizing import has_recipe, refuse_operations, shell_with
 from imgbuilder.cli.entry import TemplateQuery, list_templates, message_locale
 from imgbuilder.cli.requests import Call, appliance_options, build_request, kernel_request
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
-from imgbuilder.errors import PybuilderError, ToolError, UsageError, WorkspaceError, WrongKeyError
-from imgbuilder.events import Step, ignore, warn
-from imgbuilder.fetch.urls import Address, check_uri
-from imgbuilder.host import arch, paths
+from imgbuilder.errors import PybuilderError, ToolError, UsageError, WorkspaceError
+from imgbuilder.events import Step, ignore
+from imgbuilder.host import arch
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
-from imgbuilder.services import Settings
-from imgbuilder.sizes import counted
 from imgbuilder.terminal.console import show
-from imgindex.accept import show as show_time
 
 _PAGES = ("pybuilder", "pybuilder-customize", "pybuilder-repo")
 """The manual pages."""
@@ -278,96 +270,3 @@ def _write(call: Call, image: Path, target: Path | None, text: str, mode: int = 
     except OSError as error:
         raise WorkspaceError(f"{target} cannot be written: {error.strerror}") from error
     call.reporter(Step(f"written: {target}"))
-
-
-def list_sources(call: Call) -> int:
-    """Print the sources and what was last accepted of each; return 1 if one that was asked is not usable."""
-    call.no_name()
-    reporter, services, ask = call.reporter, call.services, call.options["long"]
-    found = call.settings.all_sources(reporter)
-    answers, failed = [], False
-    asked = found.sources if ask else ()
-    loader = services.loader(reporter, fallback=False).side_by_side(asked)
-    for source in asked:
-        try:
-            loaded = loader.load(source)
-        except PybuilderError as error:
-            failed = True
-            answers.append(f"not usable: {error.in_one_line}")
-        else:
-            answers.append(f"good, with {counted(len(loaded.index.entries), 'template')}")
-    text = source_list(found, services.states(), answers)
-    reporter.close()
-    if not text:
-        warn(
-            reporter,
-            "no sources of templates are configured; to add one: pybuilder source add NAME URL --gpgkey FILE",
-        )
-    show(text)
-    return 1 if failed else 0
-
-
-def forget_source(call: Call) -> None:
-    """Forget what was accepted of a source, and say what that gives up."""
-    wanted = call.one_name("NAME or URL", "see which there are: pybuilder source list")
-    reporter, states = call.reporter, call.services.states()
-    named = [source for source in call.settings.configured_sources(reporter) if source.name == wanted]
-    uris = [uri for source in named for uri in _remembered(source, states)] or [wanted]
-    if not named:
-        if "/" not in wanted:
-            raise UsageError(f"there is no source {wanted!r}", hint="see: pybuilder source list")
-        check_uri(wanted)
-    forgotten = [uri for uri in uris if states.forget(uri, reporter)]
-    if not forgotten:
-        raise UsageError(f"nothing is remembered about {Address(wanted)}; there is nothing to forget")
-    reporter.close()
-    for uri in forgotten:
-        show(
-            f"Forgotten: {Address(uri)}\n"
-            "The next index of this source is accepted by its signature alone: that it is older than the\n"
-            "last, or unsigned where the configuration says unsigned=yes, will not be noticed.\n"
-        )
-
-
-def _remembered(source: Source, states: SourceStates) -> list[str]:
-    """Return the addresses under which something may be remembered of a source."""
-    uris = list(source.index_addresses)
-    if source.format is SourceFormat.SIMPLESTREAMS:  # and of the files that its index named
-        uris += [uri for base in source.addresses for uri in states.below(base) if uri not in uris]
-    return uris
-
-
-def add_source(call: Call) -> None:
-    """Verify a source, write it into the user's configuration, and print who signed it."""
-    settings, reporter = call.settings, call.reporter
-    if len(call.names) != 2:
-        raise UsageError(
-            "source add needs a name and an address", hint="pybuilder source add NAME URL --gpgkey FILE"
-        )
-    name, uri = call.names
-    key = call.options["gpgkey"]
-    if not settings.check_signature:
-        raise UsageError(
-            "source add adds only sources whose signature was checked",
-            hint=f"a source without one is written by hand, with unsigned=yes, into {paths.user_sources()}",
-        )
-    new = new_source(name, uri, key, settings.fingerprints, paths.user_sources())
-    found = Settings().all_sources(reporter)
-    check_new(new, [*((item.name, item.origin) for item in found.sources), *found.disabled])
-    trusted_keys(new.source, gpg=settings.gpg)  # a mistake in it is said before anything is fetched
-    try:
-        loaded = call.services.loader(reporter, fallback=False).load(new.source)
-    except WrongKeyError as error:
-        error.hint = (
-            "nothing was added. It may be an old key, or the key of someone else: get it from the publisher "
-            "and check its fingerprint against one the publisher gives on another channel"
-        )
-        raise
-    assert loaded.signed is not None
-    write_source(new)
-    reporter.close()
-    show(
-        f"Added: {name}, in {new.path}\n"
-        f"It offers {counted(len(loaded.index.entries), 'template')}. Its index was signed at "
-        f"{show_time(loaded.signed.signed_at)} by the key\n{loaded.signed.primary_fingerprint}\n"
-    )

@@ -76,5 +76,5 @@ class AheadFetcher:
 
 
 def _key(download: Download) -> tuple[str, str, str]:
-    """Return what tells downloads apart; of two that differ only in a password, the first is begun."""
+    """Return the key of a download; of two that differ only in a password, the first is begun."""
     return download.label, download.url, download.proxy

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.catalog import addsource
-from imgbuilder.cli import modes
+from imgbuilder.cli import source_modes
 from tests.fakes.commands import Command
 from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import lxd_tree
@@ -89,8 +89,10 @@ def test_relative_paths_and_simplestreams(home: Path, site: Site, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("x",), "needs a name and an address"),
-        (("x", "{url}", "more"), "needs a name and an address"),
+        ((), "needs the name of a public library, or a name and an address"),
+        (("x",), "no public library is known as 'x'"),
+        (("{url}",), "needs the name of a public library, or a name and an address"),
+        (("x", "{url}", "more"), "needs the name of a public library, or a name and an address"),
         (("x", "{url}"), "needs --gpgkey"),
         (("x", "{url}", "--gpgkey", ""), "needs --gpgkey"),
         (("a/b", "{url}", "--gpgkey", "pub.gpg"), "not a name for a source"),
@@ -194,7 +196,7 @@ def test_nothing_is_left_of_a_failed_write(
         taken.write_text("[theirs]\n")
         true_write(new)
 
-    monkeypatch.setattr(modes, "write_source", late)
+    monkeypatch.setattr(source_modes, "write_source", late)
     ran = pybuilder("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     assert ran.code == 2
     assert files(home) == {"ours.conf": "[theirs]\n"}
