@@ -7,8 +7,9 @@ Both programs list the same index with the same key, in pairs and in turn, after
 the memory of what was accepted; the ratio is the median of the ratios of the pairs, by the clock and by the
 processor's time of all processes that the program started. On a machine that does other work, only
 the second means much. Each run verifies the signature again. Then two sources are added whose servers' names
-do not exist, which pybuilder alone lists, since virt-builder fails: by the clock, it should take under a second. Reading is timed in this process, and given
-next to a plain sum over the same bytes, because seconds alone depend on the machine.
+do not exist, and pybuilder alone lists, since virt-builder fails there: it should take under a second by the
+clock. Reading is timed in this process, and given next to a plain sum over the same bytes, because seconds
+alone depend on the machine.
 """
 
 from __future__ import annotations
