@@ -14,6 +14,7 @@ from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import keep_log
 from imgbuilder.customize.firstboot import read_firstboot
+from imgbuilder.customize.identities import TASKS
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import PybuilderError
 from imgbuilder.events import ignore
@@ -227,7 +228,7 @@ def commands(name: str, folder: Path) -> dict[str, Callable[[], object]]:
     images, _skipped = scan(image(folder / "a.img").parent)
     options = ApplianceOptions()
     found: dict[str, Callable[[], object]] = {
-        "--check": lambda: sysprep.find(hostile(name), tuple(sysprep.TASKS)),
+        "--check": lambda: sysprep.find(hostile(name), tuple(TASKS)),
         "keep a log": lambda: keep_log(hostile(name), LOG, "hostile"),
         "first boot": lambda: read_firstboot(hostile(name)),
         "publish": lambda: _raised(examine(images, appliances, options, ignore)["a.img"]),

@@ -28,6 +28,7 @@ from imgbuilder.cli.options import APPLIANCE, BUILD, Operands
 from imgbuilder.cli.program import Tools, run_program
 from imgbuilder.cli.requests import appliance_options
 from imgbuilder.customize.failure import OnError
+from imgbuilder.customize.sysprep import task_list
 from imgbuilder.disk.diskimage import DiskFormat, parse_format
 from imgbuilder.errors import UsageError
 from imgbuilder.guests.unlocking import ALL, DiskKey, parse_key
@@ -43,6 +44,7 @@ Customizations are carried out in the order of the command line.
 \b
   pybuilder-customize -a disk.img --install nginx --hostname web.example.org
   pybuilder-customize -a disk.img --work-on-copy --run setup.sh
+  pybuilder-customize --sysprep list
   pybuilder-customize -a disk.img --sysprep all
   pybuilder-customize -a disk.img --check
 
@@ -118,6 +120,9 @@ _OPTIONS = (
 @click.pass_context
 def _start(ctx: click.Context, /, **options: Any) -> None:
     """Read the command line and do it."""
+    if ("sysprep", "list") in given_options(ctx, "sysprep"):
+        click.echo(task_list(), nl=False)
+        return
     tools: Tools = ctx.obj
     reporter = tools.reporter
     reporter.quiet, reporter.verbose = options["quiet"], options["verbose"] or options["trace"]

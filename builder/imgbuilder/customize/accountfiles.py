@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +38,39 @@ class PasswdEntry:
 
 def find_account(passwd: bytes, user: str) -> PasswdEntry | None:
     """Find a user in the content of ``/etc/passwd``; malformed lines are ignored."""
+    return next((entry for entry in _entries(passwd) if entry.name == user), None)
+
+
+def _entries(passwd: bytes) -> Iterator[PasswdEntry]:
     for line in passwd.split(b"\n"):
         fields = line.decode(errors="surrogateescape").split(":")
-        if fields[0] == user and len(fields) >= 6:
+        if len(fields) >= 6:
             uid, gid = (whole_number(field, LAST_ID) for field in fields[2:4])
             if uid is not None and gid is not None:
-                return PasswdEntry(user, uid, gid, fields[5])
-    return None
+                yield PasswdEntry(fields[0], uid, gid, fields[5])
+
+
+_FIRST_PERSON, _LAST_PERSON = 1000, 59999
+"""Numbers of people's accounts, login.defs(5)."""
+
+
+def people(passwd: bytes) -> list[PasswdEntry]:
+    """Return the accounts of people, not of the system."""
+    return [entry for entry in _entries(passwd) if _FIRST_PERSON <= entry.uid <= _LAST_PERSON]
+
+
+def without_accounts(content: bytes, names: Collection[str]) -> bytes:
+    """Remove users, with their groups and memberships, from a file with a name in front of each line."""
+    gone = {name.encode(errors="surrogateescape") for name in names}
+    lines = []
+    for line in content.split(b"\n"):
+        head, colon, rest = line.partition(b":")
+        if head in gone:
+            continue
+        before, last_colon, members = rest.rpartition(b":")
+        kept = b",".join(member for member in members.split(b",") if member not in gone)
+        lines.append(head + colon + before + last_colon + kept)
+    return b"\n".join(lines)
 
 
 def find_number(database: bytes, name: str) -> int | None:

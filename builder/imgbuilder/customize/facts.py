@@ -151,7 +151,7 @@ class GuestFacts:
     """Its name for people; printable."""
     system: System = System.LINUX
     inits: tuple[Init, ...] = ()
-    """What may start its services; a guest may have the files of several."""
+    """The programs that may start its services; a guest may have the files of several."""
 
 
 def read_facts(guest: Guest) -> GuestFacts:

@@ -25,7 +25,7 @@ class Need(enum.Enum):
 
 
 Answer = tuple[str, str] | None
-"""Why a need is not met and what to do instead; None if it is met."""
+"""The reason why a need is not met, and a hint; None if it is met."""
 
 _DECLARED = (
     "NixOS generates this from its configuration and would undo the change",

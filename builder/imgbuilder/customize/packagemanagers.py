@@ -52,7 +52,7 @@ _ZYPPER_OK = '|| case $? in 102|103) : ;; *) exit "$?" ;; esac'
 _WORD = r"[A-Za-z0-9@_][A-Za-z0-9@+._:~=-]*"
 _RPM = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/+._:~=<>^()*?-]*")
 _APT = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:[:][a-z0-9-]+)?(?:[=/][A-Za-z0-9.+:~-]+)?|/[A-Za-z0-9+._:~/-]+\.deb"
+    r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:[:][a-z0-9-]+)?(?:=[A-Za-z0-9.+:~*?-]+|/[A-Za-z0-9.+:~-]+)?|/[A-Za-z0-9+._:~/-]+\.deb"
 )
 
 
@@ -150,7 +150,7 @@ _WAITS = {
     "urpmi ": "urpmi --wait-lock ",
     "pacman ": "for _ in $(seq 600); do [ -e /var/lib/pacman/db.lck ] || break; sleep 1; done\npacman ",
 }
-"""What waits for the lock at boot, when cloud-init and unattended upgrades also install packages.
+"""The commands that wait for the lock at boot, when cloud-init and unattended upgrades also install packages.
 
 dnf and yum wait by default.
 """

@@ -1,28 +1,26 @@
-"""Files that identify one machine among copies of its image: finding, removing and renewing them."""
+"""Finding, removing and renewing what identifies one machine among copies of its image."""
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgbuilder.customize.accountfiles import people, without_accounts
 from imgbuilder.customize.facts import Family, GuestFacts
+from imgbuilder.customize.identities import NOT_TASKS, PEER_NAMES, TASKS, SysprepTask
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.guests.ports import Guest
 from imgbuilder.host.variation import RandomBytes
 
-
-@dataclass(frozen=True)
-class SysprepTask:
-    """The files of one task."""
-
-    remove: tuple[str, ...] = ()
-    """Patterns of paths that are removed."""
-    empty: tuple[str, ...] = ()
-    """Patterns of files that are emptied, because their absence has a different meaning."""
-    empty_below: tuple[str, ...] = ()
-    """Folders below which all files are emptied."""
+ALL = tuple(name for name, task in TASKS.items() if task.in_all)
+_ACCOUNTS = "user-account"
+_ACCOUNT_FILES = tuple(
+    f"/etc/{name}" for name in ("shadow", "group", "gshadow", "subuid", "subgid", "passwd")
+)
+"""The last one names the users, so it is changed last."""
 
 
 @dataclass(frozen=True)
@@ -33,101 +31,110 @@ class IdentityFile:
     path: str
 
 
-TASKS = {
-    "machine-id": SysprepTask(remove=("/var/lib/dbus/machine-id",), empty=("/etc/machine-id",)),
-    "ssh-hostkeys": SysprepTask(remove=("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub")),
-    "dhcp-leases": SysprepTask(
-        remove=(
-            "/var/lib/dhcp/*.lease*", "/var/lib/dhcp3/*.lease*", "/var/lib/dhclient/*",
-            "/var/lib/dhcpcd/*.lease*",
-            "/var/lib/NetworkManager/*.lease", "/var/lib/NetworkManager/secret_key",
-            "/var/lib/NetworkManager/timestamps", "/var/lib/NetworkManager/seen-bssids",
-        )
-    ),
-    "network-rules": SysprepTask(
-        remove=("/etc/udev/rules.d/70-persistent-net.rules",
-                "/etc/udev/rules.d/75-persistent-net-generator.rules")
-    ),
-    "logs": SysprepTask(
-        remove=("/var/log/journal/*", "/var/log/*.gz", "/var/log/*.xz", "/var/log/*.[0-9]", "/var/log/*.old",
-                "/var/log/*/*.gz", "/var/log/*/*.[0-9]", "/root/install.log", "/root/anaconda-ks.cfg"),
-        empty_below=("/var/log",),
-    ),
-    "shell-history": SysprepTask(
-        remove=tuple(
-            f"{home}/{name}"
-            for home in ("/root", "/home/*")
-            for name in (".*_history", ".lesshst", ".viminfo", ".wget-hsts")
-        )
-    ),
-    "package-caches": SysprepTask(
-        remove=("/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*", "/var/cache/apt/*.bin",
-                "/var/lib/apt/lists/*_*", "/var/lib/apt/lists/partial/*", "/var/cache/dnf/*",
-                "/var/cache/libdnf5/*", "/var/cache/yum/*", "/var/cache/zypp/*", "/var/cache/pacman/pkg/*",
-                "/var/cache/apk/*", "/var/cache/xbps/*", "/var/cache/urpmi/rpms/*")
-    ),
-    "temporary-files": SysprepTask(
-        remove=("/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*")  # noqa: S108 - in the guest
-    ),
-    "cloud-init": SysprepTask(
-        remove=("/var/lib/cloud/instance", "/var/lib/cloud/instances/*", "/var/lib/cloud/data/*",
-                "/var/lib/cloud/sem/*")
-    ),
-    "random-seed": SysprepTask(
-        remove=("/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/random-seed",
-                "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/etc/random-seed")
-    ),
-}  # fmt: skip
-"""The tasks by their names."""
-
-
 def parse_tasks(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Parse a list of tasks: names, ``all``, and ``-NAME`` to leave one out."""
+    """Parse a list of tasks: names, also virt-sysprep's, ``all``, and ``-NAME`` to leave one out."""
     chosen: list[str] = []
     for word in words:
+        name = PEER_NAMES.get(word.removeprefix("-"), word.removeprefix("-"))
         if word == "all":
-            chosen = list(TASKS)
-        elif word.startswith("-") and word[1:] in TASKS:
-            chosen = [name for name in chosen if name != word[1:]]
+            chosen += [name for name in ALL if name not in chosen]
+        elif word.startswith("-") and name in TASKS:
+            chosen = [kept for kept in chosen if kept != name]
         else:
-            chosen += [name for name in known_tasks((word,)) if name not in chosen]
+            found = name if word in PEER_NAMES else word
+            chosen += [name for name in known_tasks((found,)) if name not in chosen]
     return known_tasks(tuple(chosen))
 
 
 def known_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
     """Accept one or more names of tasks."""
-    hint = f"use all, or some of: {', '.join(TASKS)}"
+    hint = "use all, or names from: pybuilder-customize --sysprep list"
     for name in names:
         if name not in TASKS:
-            raise UsageError(f"{name!r} is not a task", hint=hint)
+            raise UsageError(f"{name!r} is not a task", hint=NOT_TASKS.get(name, hint))
     if not names:
         raise UsageError("the list of tasks is empty", hint=hint)
     return names
 
 
+def task_list() -> str:
+    """Return the text of ``--sysprep list``."""
+    lines = []
+    for name, task in TASKS.items():
+        others = [peer for peer, ours in PEER_NAMES.items() if ours == name]
+        lines.append(f"{name}: {task.about}" + ("" if task.in_all else " (not in all)"))
+        if others:
+            lines.append(f"    also called {', '.join(others)}")
+        lines += [f"    {pattern}" for pattern in task.patterns]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def clean(guest: Guest, name: str, *, keep: str = "") -> None:
     """Carry out one task, but keep the file ``keep``, the log of this build."""
     task = TASKS[name]
-    for path in _matches(guest, task.remove):
+    for path in _removed(guest, task):
         if path != keep:
             guest.remove(path)
     for path in [*_matches(guest, task.empty), *_files(guest, task)]:
         if not guest.is_symlink(path) and guest.is_file(path):
             guest.truncate(path)
+    for path, content in _edited(guest, task):
+        guest.replace(path, content)
+    if name == _ACCOUNTS:
+        _remove_accounts(guest)
 
 
-def find(guest: Guest, names: Sequence[str] = tuple(TASKS)) -> list[IdentityFile]:
+def find(guest: Guest, names: Sequence[str] = ALL) -> list[IdentityFile]:
     """Find the files that identify the machine, in the order of tasks and paths; nothing is changed."""
     found = []
     for name in names:
         task = TASKS[name]
-        full = [
+        paths = set(_removed(guest, task))
+        paths |= {
             path
             for path in [*_matches(guest, task.empty), *_files(guest, task)]
             if not guest.is_symlink(path) and guest.is_file(path) and guest.stat(path).size
-        ]
-        found += [IdentityFile(name, path) for path in sorted({*_matches(guest, task.remove), *full})]
+        }
+        paths |= {path for path, _content in _edited(guest, task)}
+        if name == _ACCOUNTS and guest.is_file("/etc/passwd"):
+            paths |= {entry.home for entry in people(guest.read("/etc/passwd"))}
+        found += [IdentityFile(name, path) for path in sorted(paths)]
     return found
+
+
+def _removed(guest: Guest, task: SysprepTask) -> list[str]:
+    held = [
+        path
+        for pattern, text in task.holding
+        for path in _plain_files(guest, (pattern,))
+        if text.search(guest.read(path))
+    ]
+    return [*_matches(guest, task.remove), *_plain_files(guest, task.remove_files), *held]
+
+
+def _edited(guest: Guest, task: SysprepTask) -> list[tuple[str, bytes]]:
+    found = []
+    for pattern, edit in task.edit:
+        for path in _plain_files(guest, (pattern,)):
+            content = guest.read(path)
+            if edit(content) != content:
+                found.append((path, edit(content)))
+    return found
+
+
+def _plain_files(guest: Guest, patterns: Sequence[str]) -> list[str]:
+    return [path for path in _matches(guest, patterns) if not guest.is_symlink(path) and guest.is_file(path)]
+
+
+def _remove_accounts(guest: Guest) -> None:
+    entries = people(guest.read("/etc/passwd")) if guest.is_file("/etc/passwd") else []
+    names = {entry.name for entry in entries}
+    for entry in entries:
+        if entry.home.startswith("/home/"):
+            guest.remove(entry.home)
+    for path in _ACCOUNT_FILES:
+        if names and guest.is_file(path):
+            guest.replace(path, without_accounts(guest.read(path), names))
 
 
 def _matches(guest: Guest, patterns: Sequence[str]) -> list[str]:
@@ -144,6 +151,33 @@ def _matches(guest: Guest, patterns: Sequence[str]) -> list[str]:
 
 def _files(guest: Guest, task: SysprepTask) -> list[str]:
     return [path for folder in task.empty_below if guest.is_dir(folder) for path in guest.files_below(folder)]
+
+
+_MAKERS = (
+    "/usr/bin/cloud-init", "/usr/lib/systemd/system/sshd-keygen*", "/lib/systemd/system/sshd-keygen*",
+    "/usr/lib/systemd/system/sshdgenkeys.service", "/usr/sbin/sshd-gen-keys-start",
+    "/usr/libexec/openssh/sshd-keygen", "/etc/dropbear",
+)  # fmt: skip
+_MAKING = (
+    "/etc/init.d/ssh*", "/etc/rc.d/init.d/sshd", "/etc/sv/sshd/run", "/etc/systemd/system/*.service",
+    "/etc/rc.local", "/usr/lib/virt-sysprep/scripts/*",
+)  # fmt: skip
+_MAKES = re.compile(rb"ssh-keygen|openssh-server")
+
+
+def warn_without_host_keys(guest: Guest, on_event: Reporter) -> None:
+    """Warn if an ssh server has no keys, and nothing that is known would make them at the next boot."""
+    if not guest.exists("/usr/sbin/sshd") or guest.glob("/etc/ssh/ssh_host_*_key"):
+        return
+    if any(guest.glob(pattern) for pattern in _MAKERS):
+        return
+    if any(_MAKES.search(guest.read(path)) for path in _plain_files(guest, _MAKING)):
+        return
+    warn(
+        on_event,
+        "--sysprep: nothing in the guest seems to make new ssh host keys, without which sshd does not start: "
+        "add --firstboot-command 'ssh-keygen -A'",
+    )
 
 
 _SEED_FILES = (

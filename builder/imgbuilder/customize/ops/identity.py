@@ -309,10 +309,15 @@ class CloudInit(Operation):
 class Sysprep(Operation):
     """Remove files that are unique to this machine, so that the image can be copied.
 
-    Done at the very end, wherever the option is. The tasks are machine-id (emptied; made again at boot),
-    ssh-hostkeys (the guest must make new ones at boot), dhcp-leases, network-rules, logs (emptied; rotated
-    logs and journals removed), shell-history, package-caches, temporary-files, cloud-init (its state, not its
-    seed) and random-seed. all,-logs means all but logs. pybuilder-customize(1) can list what is left.
+    Done at the very end, wherever the option is. The tasks of all are machine-id (emptied; made again at
+    boot), ssh-hostkeys (the guest must make new ones at boot; a warning if nothing would), dhcp-leases,
+    network-rules, net-hwaddr, net-hostname, net-nmconn, lvm-system-devices, disk-names,
+    rh-subscription-manager, domain, management, vpn, passwd-backups, mail-spool, cron-spool, crash-data, logs
+    (emptied; rotated logs and journals removed), shell-history, package-caches, temporary-files, cloud-init
+    (its state, not its seed) and random-seed. Others must be named: ssh-userdir, user-account,
+    firewall-rules, ca-certificates, kerberos-data. all,-logs means all but logs. The names of virt-sysprep's
+    operations are accepted. "pybuilder-customize --sysprep list" shows the files of each task, and --check of
+    pybuilder-customize(1) what is left.
 
     Attributes:
         tasks: Names of tasks.
@@ -323,6 +328,8 @@ class Sysprep(Operation):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         for task in self.tasks:
             sysprep.clean(guest, task, keep=context.log_file)
+        if "ssh-hostkeys" in self.tasks:
+            sysprep.warn_without_host_keys(guest, context.on_event)
         left = [found for found in sysprep.find(guest, self.tasks) if found.path != context.log_file]
         if left:
             raise OperationError(f"--sysprep: {left[0].path} is still there ({left[0].task})")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.customize import sysprep
+from imgbuilder.customize.identities import TASKS
 from imgbuilder.customize.ops.identity import Sysprep, User
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
@@ -165,7 +166,10 @@ def lived_in() -> FakeGuest:
 
 
 def test_sysprep_removes_the_identity_and_nothing_else(lived_in: FakeGuest) -> None:
-    assert {finding.task for finding in sysprep.find(lived_in)} == set(sysprep.TASKS)
+    assert {finding.task for finding in sysprep.find(lived_in)} >= {
+        "machine-id", "ssh-hostkeys", "dhcp-leases", "network-rules", "logs", "shell-history",
+        "package-caches", "temporary-files", "cloud-init", "random-seed",
+    }  # fmt: skip
     customize(lived_in, [parse_operation("sysprep", "all")], context_of(lived_in))
     assert sysprep.find(lived_in) == []
     assert lived_in.text("/etc/machine-id") == ""
@@ -190,7 +194,7 @@ def test_sysprep_is_last_and_leaves_the_log_of_this_build(lived_in: FakeGuest) -
 @pytest.mark.parametrize(
     ("text", "tasks"),
     [("logs", ("logs",)), (" logs , machine-id", ("logs", "machine-id")), ("logs,logs", ("logs",)),
-     ("all,-logs", tuple(name for name in sysprep.TASKS if name != "logs"))],
+     ("all,-logs", tuple(name for name in sysprep.ALL if name != "logs"))],
 )  # fmt: skip
 def test_lists_of_tasks(text: str, tasks: tuple[str, ...]) -> None:
     assert parse_operation("sysprep", text) == Sysprep(tasks)
@@ -204,7 +208,7 @@ def test_an_invalid_list_of_tasks_is_refused(text: str) -> None:
 
 def test_every_task_is_in_the_manual_text() -> None:
     text = parse_operation("sysprep", "all").__doc__ or ""
-    assert [name for name in sysprep.TASKS if name not in text] == []
+    assert [name for name in TASKS if name not in text] == []
 
 
 def test_each_user_has_a_sudo_rule_of_their_own(ready: FakeGuest) -> None:
