@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.accelerator import forget, hypervisor_name, kvm_verdict, readable_kernels
 from imgbuilder.appliance.binding import find_binding
-from imgbuilder.appliance.hostside.programs import require_host
+from imgbuilder.appliance.hostside import confine
+from imgbuilder.appliance.hostside.programs import CHECKER, GROWER, LIBRARY, require_host
 from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore, instant_mode, state_folder
 from imgbuilder.errors import ApplianceError, PybuilderError, ToolError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host import paths, process
+from imgbuilder.host.packages import install_command
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.services import ApplianceOpener
 from imgbuilder.sizes import human_size
@@ -37,8 +41,16 @@ _PROGRAMS = (
     ("xz", "--version", "unpacking templates"),
     ("zstd", "--version", "unpacking templates"),
     ("setpriv", "--version", "ending the appliance together with pybuilder"),
+)
+_USEFUL = (
+    ("fusermount3", "--version", "linked images without an appliance"),
     ("perl", "-v", "--edit"),
 )
+_FOR_TEMPLATES = (
+    ("mmdebstrap", "--version", "pybuilder-repo make-template"),
+    ("newuidmap", "--version", "pybuilder-repo make-template without root"),
+)
+_ARCHIVE_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 class Health(enum.Enum):
@@ -59,6 +71,8 @@ class Finding:
     subject: str
     fact: str
     remedy: str = ""
+    needs: str = ""
+    """What is not installed, as ``packages.txt`` calls it; ``installation`` has the remedy."""
 
     def __str__(self) -> str:
         """Write the finding in one line."""
@@ -70,7 +84,7 @@ def examine(
     source_uris: Sequence[str], cache: Path | None, open_appliance: ApplianceOpener, on_event: Reporter
 ) -> Iterator[Finding]:
     """Check everything that a build needs; the appliance itself comes last, as it takes longest."""
-    binding = _guarded("libguestfs binding", _binding)
+    binding = _guarded("libguestfs binding", _binding, needs="guestfs")
     yield binding
     kernel = _kernel()
     yield kernel
@@ -80,7 +94,11 @@ def examine(
     yield _kvm(on_event)
     for name, argument, purpose in _PROGRAMS:
         yield _program(name, argument, purpose)
+    for name, argument, purpose in _USEFUL:
+        yield _program(name, argument, purpose, missing=Health.WORSE)
     yield _hostside()
+    if find_spec("imgrepo") and find_spec("pydantic"):  # a client has neither the one nor the other
+        yield from _publisher()
     yield _configuration()
     yield from _folders(cache)
     yield _guarded("saved appliances", lambda: _saved(cache))
@@ -91,11 +109,17 @@ def examine(
     yield from _appliance(source_uris, open_appliance, on_event)
 
 
-def _guarded(subject: str, check: Callable[[], Finding]) -> Finding:
+def installation(findings: Sequence[Finding]) -> str:
+    """Return the command that installs everything that was found missing; nothing when nothing is."""
+    needs = [finding.needs for finding in findings if finding.needs]
+    return install_command(*needs) if needs else ""
+
+
+def _guarded(subject: str, check: Callable[[], Finding], needs: str = "") -> Finding:
     try:
         return check()
     except PybuilderError as error:
-        return Finding(Health.BAD, subject, error.message, error.hint or "")
+        return Finding(Health.BAD, subject, error.message, "" if needs else error.hint or "", needs)
 
 
 def _binding() -> Finding:
@@ -126,8 +150,8 @@ def _kernel() -> Finding:
     return Finding(
         Health.BAD,
         subject,
-        "there is no kernel in /boot",
-        "on Debian: apt-get install linux-image-cloud-amd64",
+        "a kernel is missing in /boot",
+        needs="kernel",
     )
 
 
@@ -143,11 +167,13 @@ def _kvm(on_event: Reporter) -> Finding:
     return Finding(Health.WORSE, "KVM", fact, remedy)
 
 
-def _program(name: str, argument: str, purpose: str) -> Finding:
+def _program(name: str, argument: str, purpose: str, *, missing: Health = Health.BAD) -> Finding:
+    if process.find_program(name) is None:
+        return Finding(missing, name, f"not installed; it is needed for {purpose}", needs=name)
     try:
         answer = process.run([name, argument], check=False, timeout=30)
     except PybuilderError as error:
-        return Finding(Health.BAD, name, f"{error.message}; it is needed for {purpose}", error.hint or "")
+        return Finding(missing, name, f"{error.message}; it is needed for {purpose}", error.hint or "")
     text = answer.stdout.decode(errors="replace") or answer.stderr
     version = _VERSION.search(text)
     return Finding(Health.GOOD, name, f"version {version.group() if version else 'unknown'}")
@@ -158,10 +184,36 @@ def _hostside() -> Finding:
     try:
         found = require_host()
     except ToolError as error:
-        return Finding(Health.WORSE, subject, f"not possible: {error.message}", error.hint or "")
+        needs = next(filter(_is_missing, (LIBRARY, confine.LIBRARY, CHECKER, GROWER)), "")
+        hint = "" if needs else error.hint or ""
+        return Finding(Health.WORSE, subject, f"not possible: {error.message}", hint, needs)
     return Finding(
         Health.GOOD, subject, f"possible, confined by seccomp {found.seccomp} and Landlock {found.landlock}"
     )
+
+
+def _is_missing(name: str) -> bool:
+    """Return whether a library or a program is not installed."""
+    if ".so" not in name:
+        return process.find_program(name) is None
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return True
+    return False
+
+
+def _publisher() -> Iterator[Finding]:
+    for name, argument, purpose in _FOR_TEMPLATES:
+        if name == "newuidmap" and os.geteuid() == 0:
+            continue
+        yield _program(name, argument, purpose, missing=Health.WORSE)
+    name = "debian-archive-keyring"
+    if _ARCHIVE_KEYS.exists():
+        yield Finding(Health.GOOD, name, f"{_ARCHIVE_KEYS} exists")
+    else:
+        purpose = "pybuilder-repo make-template"
+        yield Finding(Health.WORSE, name, f"not installed; it is needed for {purpose}", needs=name)
 
 
 def _configuration() -> Finding:

@@ -16,15 +16,10 @@ from pathlib import Path
 
 from imgbuilder.errors import ApplianceError, ToolError
 from imgbuilder.host import process
+from imgbuilder.host.packages import install_hint
 
 INTERPRETER_VARIABLE = "PYBUILDER_GUESTFS_PYTHON"
 """Environment variable that names the interpreter to use, before all others."""
-
-INSTALL_HINT = (
-    "install the distribution's binding: Debian, Ubuntu: apt-get install python3-guestfs; "
-    "Fedora, RHEL: dnf install python3-libguestfs; openSUSE: zypper install python3-libguestfs; "
-    "Arch: pacman -S libguestfs"
-)
 
 _PROBE = "import guestfs; g = guestfs.GuestFS(); v = g.version(); print(guestfs.__file__); \
 print('%d.%d.%d' % (v['major'], v['minor'], v['release']) if isinstance(v, dict) \
@@ -78,5 +73,5 @@ def find_binding() -> Binding:
             return Binding(interpreter, Path(lines[0]), lines[1])
     names = ", ".join(map(str, tried)) or "none found"
     raise ApplianceError(
-        f"no Python interpreter with the libguestfs binding (tried: {names})", hint=INSTALL_HINT
+        f"no Python interpreter with the libguestfs binding (tried: {names})", hint=install_hint("guestfs")
     )

@@ -166,20 +166,23 @@ def show_help(call: Call) -> None:
 
 def doctor(call: Call) -> int:
     """Print what was found about this machine; return 1 when a build would not work."""
-    from imgbuilder.doctor import Health, examine
+    from imgbuilder.doctor import Health, examine, installation
 
     call.no_name()
-    healthy = True
+    findings = []
     try:
         folder = call.settings.cache_folder()
     except UsageError:
         folder = None
     sources = [source.uri for source in call.settings.configured_sources(call.reporter)]
     for finding in examine(sources, folder, call.services.open_appliance, call.reporter):
-        healthy = healthy and finding.health is not Health.BAD
+        findings.append(finding)
         call.reporter.close()
         click.echo(printable(str(finding)))
-    return 0 if healthy else 1
+    command = installation(findings)
+    if command:
+        click.echo(f"\nTo install what is missing:\n{printable(command)}")
+    return 1 if any(finding.health is Health.BAD for finding in findings) else 0
 
 
 def machine_script(call: Call) -> None:

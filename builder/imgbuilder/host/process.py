@@ -20,28 +20,8 @@ from typing import IO
 
 from imgbuilder.errors import ProgramKilledError, ToolError, WorkspaceError
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.packages import install_hint
 from imgindex.environment import plain_environment
-
-_PACKAGES = {
-    "qemu-img": "qemu-utils",
-    "qemu-io": "qemu-utils",
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-system-i386": "qemu-system-x86",
-    "qemu-system-aarch64": "qemu-system-arm",
-    "sfdisk": "fdisk",
-    "fdisk": "fdisk",
-    "e2fsck": "e2fsprogs",
-    "resize2fs": "e2fsprogs",
-    "xz": "xz-utils",
-    "zstd": "zstd",
-    "gpg": "gpg",
-    "gpgv": "gpgv",
-    "mmdebstrap": "mmdebstrap",
-    "setpriv": "util-linux",
-    "perl": "perl",
-    "ssh-keygen": "openssh-client",
-}
-"""Debian package of each program that is started."""
 
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Folders that are missing from a user's PATH on Debian; sfdisk is in one of them."""
@@ -78,8 +58,7 @@ def require_program(name: str) -> str:
     """Return the full path of a program."""
     found = find_program(name)
     if found is None:
-        package = _PACKAGES.get(name, name)
-        raise ToolError(f"the program {name} is not installed", hint=f"on Debian: apt-get install {package}")
+        raise ToolError(f"the program {name} is not installed", hint=install_hint(name))
     return found
 
 

@@ -19,11 +19,12 @@ from imgbuilder.appliance.hostside.gate import Place
 from imgbuilder.errors import ToolError, UnfitError
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.packages import install_hint
 from imgbuilder.host.text import one_line, printable
 
 CHECKER, GROWER = "e2fsck", "resize2fs"
 _CONFINE = Path(confine.__file__)
-_LIBRARY = "libext2fs.so.2"
+LIBRARY = "libext2fs.so.2"
 _SECONDS = 300.0
 """Most time by the clock: the limit of processor time is shorter, but the host may be busy."""
 _MOST_OUTPUT = 64 * 1024
@@ -50,13 +51,13 @@ def require_host() -> confine.Confinement:
         ToolError: A library, a program or a part of the kernel is missing.
     """
     try:
-        ctypes.CDLL(_LIBRARY)
+        ctypes.CDLL(LIBRARY)
     except OSError as error:
-        raise ToolError(f"the library {_LIBRARY} is not installed", hint=_install("libext2fs2")) from error
+        raise ToolError(f"the library {LIBRARY} is not installed", hint=install_hint(LIBRARY)) from error
     try:
         found = confine.available()
     except confine.ConfinementError as error:
-        raise ToolError(str(error), hint=_install("libseccomp2")) from error
+        raise ToolError(str(error), hint=install_hint(confine.LIBRARY)) from error
     if not found.landlock:
         raise ToolError(
             "Landlock is not available",
@@ -65,10 +66,6 @@ def require_host() -> confine.Confinement:
     for name in (CHECKER, GROWER):
         process.require_program(name)
     return found
-
-
-def _install(package: str) -> str:
-    return f"on Debian: apt-get install {package}"
 
 
 def check(image: int, place: Place) -> None:

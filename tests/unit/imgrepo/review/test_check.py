@@ -22,6 +22,7 @@ from PIL import Image
 from imgbuilder.errors import ApplianceError, RepositoryError
 from imgbuilder.events import ignore
 from imgbuilder.host.hashing import Fingerprint
+from imgbuilder.host.packages import install_hint
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.machine.model import BOARDS
 from imgrepo.cli.main import run
@@ -492,7 +493,7 @@ class TestRunScript:
         monkeypatch.setattr("imgbuilder.host.process.find_program", without_qemu)
         items = library.items()
         assert items["run"]["state"] == "unknown"
-        assert items["run"]["hint"] == "on Debian: apt-get install qemu-system-x86"
+        assert items["run"]["hint"] == install_hint("qemu-system-x86_64")
         assert unmet(CHECKED, folder, ignore) is not None
 
     def test_a_host_without_firmware(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

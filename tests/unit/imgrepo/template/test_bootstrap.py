@@ -19,6 +19,7 @@ from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Event, Notice
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import Interrupted, interruptible
+from imgbuilder.host.packages import install_hint
 from imgrepo.template import bootstrap as module
 from imgrepo.template.bootstrap import BootstrapRequest, Mode, bootstrap, bootstrap_arguments, check_bootstrap
 from imgrepo.template.recipes import Arch, Mirrors, recipe_named
@@ -225,7 +226,7 @@ def test_without_mmdebstrap_its_package_is_named(
     with pytest.raises(ToolError, match="mmdebstrap") as refused:
         check_bootstrap(request_)
     assert refused.value.hint is not None
-    assert "apt-get install mmdebstrap" in refused.value.hint
+    assert refused.value.hint == install_hint("mmdebstrap")
 
 
 def test_the_publishers_script_runs_before_the_system_is_finished(

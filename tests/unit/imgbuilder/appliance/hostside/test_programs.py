@@ -20,6 +20,7 @@ from imgbuilder.appliance.hostside import confine, gate, programs
 from imgbuilder.appliance.hostside.gate import Place
 from imgbuilder.errors import ToolError, UnfitError
 from imgbuilder.host import process
+from imgbuilder.host.packages import install_hint
 from tests.unit.imgbuilder.appliance.hostside import filesystems
 from tests.unit.imgbuilder.disks import MIB, dump, verify
 
@@ -149,7 +150,7 @@ def test_a_missing_program_is_named(disk: tuple[Path, Place], monkeypatch: pytes
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ToolError, match="the program e2fsck is not installed") as caught:
         programs.require_host()
-    assert caught.value.hint == "on Debian: apt-get install e2fsprogs"
+    assert caught.value.hint == install_hint("e2fsck")
     path, place = disk
     with opened(path) as image, pytest.raises(UnfitError, match="the program e2fsck is not installed"):
         programs.check(image, place)
@@ -158,8 +159,8 @@ def test_a_missing_program_is_named(disk: tuple[Path, Place], monkeypatch: pytes
 @pytest.mark.parametrize(
     ("module", "name", "value", "message", "hint"),
     [
-        (programs, "_LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libext2fs2"),
-        (confine, "LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libseccomp2"),
+        (programs, "LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libmissing.so.0"),
+        (confine, "LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libmissing.so.0"),
         (confine, "_LANDLOCK_CREATE", 100000, "Landlock is not available", "Linux 5.13"),
     ],
 )
@@ -175,7 +176,7 @@ def test_what_a_host_must_have(
     found = doctor._hostside()
     assert found.health is doctor.Health.WORSE
     assert message in found.fact
-    assert hint in found.remedy
+    assert hint in (found.remedy or found.needs)
 
 
 @pytest.fixture

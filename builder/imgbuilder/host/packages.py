@@ -1,0 +1,50 @@
+"""Packages of the host's distribution, and the command that installs them, by the table ``packages.txt``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+TABLE = Path(__file__).parents[1] / "packages.txt"
+_KNOWN_BEST = "debian"
+"""The column whose names are shown on a host of another distribution."""
+
+
+def install_command(*needs: str) -> str:
+    """Return the command that installs what the table names; other names are taken for packages."""
+    column = _distribution()
+    table = _column(column or _KNOWN_BEST)
+    packages = dict.fromkeys(word for need in needs for word in table.get(need, need).split() if word != "-")
+    command = " ".join([table["command"], *packages])
+    if column is None:
+        return f"{command}  (on Debian; see {TABLE} for others)"
+    return command if os.geteuid() == 0 else f"sudo {command}"
+
+
+def install_hint(*needs: str) -> str:
+    """Return the advice of an error about missing programs or libraries."""
+    return f"run: {install_command(*needs)}"
+
+
+def _distribution() -> str | None:
+    """Return the column for this host, by ID and ID_LIKE of os-release(5); None when it has none."""
+    try:
+        facts = platform.freedesktop_os_release()
+    except OSError:
+        return None
+    names = [facts.get("ID", ""), *facts.get("ID_LIKE", "").split()]
+    return next((name for name in names if name in _rows()[0][1:]), None)
+
+
+def _column(name: str) -> Mapping[str, str]:
+    head, *rows = _rows()
+    place = head.index(name)
+    return {row[0]: row[place] for row in rows}
+
+
+def _rows() -> list[list[str]]:
+    lines = TABLE.read_text(encoding="utf-8").splitlines()
+    return [re.split(r" *\| *", line) for line in lines if not line.startswith("#")]

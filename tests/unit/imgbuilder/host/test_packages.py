@@ -1,0 +1,99 @@
+"""The command that installs what is missing, for each distribution."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from imgbuilder.errors import ToolError
+from imgbuilder.host.packages import TABLE, install_command, install_hint
+from imgbuilder.host.process import require_program
+
+
+def host(monkeypatch: pytest.MonkeyPatch, facts: dict[str, str], *, root: bool = False) -> None:
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: facts)
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+
+
+@pytest.mark.parametrize(
+    ("facts", "command"),
+    [
+        (
+            {"ID": "debian"},
+            "sudo apt-get install --no-install-recommends python3-guestfs linux-image-cloud-amd64 qemu-utils",
+        ),
+        (
+            {"ID": "linuxmint", "ID_LIKE": "ubuntu debian"},
+            "sudo apt-get install --no-install-recommends python3-guestfs linux-image-virtual qemu-utils",
+        ),
+        ({"ID": "rhel", "ID_LIKE": "fedora"}, "sudo dnf install python3-libguestfs kernel-core qemu-img"),
+        ({"ID": "arch"}, "sudo pacman -S --needed libguestfs linux qemu-img"),
+        (
+            {"ID": "opensuse-tumbleweed", "ID_LIKE": "opensuse suse"},
+            "sudo zypper install --no-recommends python3-libguestfs kernel-default qemu-tools",
+        ),
+    ],
+    ids=lambda value: value["ID"] if isinstance(value, dict) else "",
+)
+def test_each_distribution(monkeypatch: pytest.MonkeyPatch, facts: dict[str, str], command: str) -> None:
+    host(monkeypatch, facts)
+    assert install_command("guestfs", "kernel", "qemu-img", "qemu-io") == command
+    assert install_hint("xz").startswith(f"run: {' '.join(command.split()[:3])}")
+
+
+def test_what_a_distribution_does_not_have_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    host(monkeypatch, {"ID": "arch"}, root=True)
+    assert install_command("arch-test", "zstd") == "pacman -S --needed zstd"
+
+
+def test_another_distribution_gets_the_names_of_debian(monkeypatch: pytest.MonkeyPatch) -> None:
+    host(monkeypatch, {"ID": "plan9"})
+    assert install_command("xz").startswith(
+        "apt-get install --no-install-recommends xz-utils  (on Debian; see /"
+    )
+
+
+def test_a_host_without_os_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> dict[str, str]:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", missing)
+    assert "on Debian" in install_command("xz")
+
+
+def test_an_unknown_program_is_taken_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    host(monkeypatch, {"ID": "debian"}, root=True)
+    with pytest.raises(ToolError) as caught:
+        require_program("no-such-program")
+    assert caught.value.hint == "run: apt-get install --no-install-recommends no-such-program"
+
+
+def test_the_table_has_a_cell_for_each_distribution() -> None:
+    rows = [re.split(r" *\| *", line) for line in TABLE.read_text().splitlines() if line[0] != "#"]
+    assert {len(row) for row in rows} == {6}
+    assert all(cell for row in rows for cell in row)
+    names = [row[0] for row in rows]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.skipif(shutil.which("dpkg") is None, reason="dpkg is not installed")
+def test_the_programs_are_in_these_packages_of_debian() -> None:
+    rows = [re.split(r" *\| *", line) for line in TABLE.read_text().splitlines() if line[0] != "#"]
+    others = {"what", "command", "guestfs", "kernel", "xfs", "venv", "ca-certificates", "perl"}
+    checked = 0
+    for name, package in [(row[0], row[1]) for row in rows if row[0] not in others and ".so" not in row[0]]:
+        files = subprocess.run(["dpkg", "-L", package], capture_output=True, text=True, check=False).stdout
+        if files and name != "debian-archive-keyring":
+            assert re.search(rf"bin/{re.escape(name)}$", files, re.MULTILINE), (name, package)
+            checked += 1
+    assert checked > 12
+
+
+def test_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    host(monkeypatch, {"ID": "debian"}, root=True)
+    assert install_command("libseccomp.so.2", "libext2fs.so.2").endswith(" libseccomp2 libext2fs2")
