@@ -1,7 +1,7 @@
 # The supported targets; "make help" lists them.
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-UNIT := tests/unit tests/test_layering.py tests/test_docs.py tests/test_packaging.py
+UNIT := tests/unit tests/test_layering.py tests/test_docs.py tests/test_packaging.py tests/test_setup.py
 ROWS := tests/attack tests/fault tests/conformance
 # Tests also wait, for other programs and for clocks: three at once keep two processors busy.
 WORKERS := $(shell expr $$(nproc) \* 3 / 2)
@@ -18,10 +18,11 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup:  ## install what is missing: Debian packages (as root) and the virtual environment .venv
+setup:  ## install what is missing: packages (as root on Debian) and the virtual environment .venv
 	@scripts/setup
 
-demo: setup  ## make, publish and sign a Debian template, and build an image with nginx from it
+demo:  ## make, publish and sign a Debian template, and build an image with nginx from it
+	@scripts/setup run
 	@examples/demo
 
 test: check rows guest  ## set up and run all tests; the guest tests take minutes under emulation

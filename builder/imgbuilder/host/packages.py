@@ -36,7 +36,7 @@ def _distribution() -> str | None:
     except OSError:
         return None
     names = [facts.get("ID", ""), *facts.get("ID_LIKE", "").split()]
-    return next((name for name in names if name in _rows()[0][1:]), None)
+    return next((name for name in names if name in _rows()[0][2:]), None)
 
 
 def _column(name: str) -> Mapping[str, str]:

@@ -103,3 +103,24 @@ def test_in_bash(site: Site, pybuilder: Command) -> None:
         ["bash", "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
     )
     assert (done.stdout, done.stderr) == ("tiny\n", "")
+
+
+def test_descriptions_for_fish_keep_their_commas() -> None:
+    for script in (ROOT / "docs/completions/fish").iterdir():
+        assert 'string split --max 1 "," $completion' in script.read_text()
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_in_fish(home: Path) -> None:
+    script = f"source {ROOT}/docs/completions/fish/pybuilder.fish; complete -C 'pybuilder --commands-f'"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": path},
+    )
+    option, _, description = done.stdout.strip().partition("\t")
+    assert option == "--commands-from-file"
+    assert description.endswith("one a line: option name without dashes, and argument.")
