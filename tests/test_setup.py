@@ -12,13 +12,6 @@ ROOT = Path(__file__).parents[1]
 TOOLS = "sh awk sed grep cut ls env sha256sum dirname cat wc mkdir tail rm ln touch printf mount"
 MOUNT = 'mount --bind "$0" /etc/os-release && exec "$@"'
 ENTER = ["/usr/bin/unshare", "--map-root-user", "--mount", "/bin/sh", "-c", MOUNT]
-    "/usr/bin/unshare",
-    "--map-root-user",
-    "--mount",
-    "/bin/sh",
-    "-c",
-    'mount --bind "$0" /etc/os-release && exec "$@"',
-]
 
 
 class Host:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import os
 import re
@@ -16,8 +15,7 @@ from urllib.parse import urlsplit
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.accelerator import forget, hypervisor_name, kvm_verdict, readable_kernels
 from imgbuilder.appliance.binding import find_binding
-from imgbuilder.appliance.hostside import confine
-from imgbuilder.appliance.hostside.programs import CHECKER, GROWER, LIBRARY, require_host
+from imgbuilder.appliance.hostside.programs import missing_on_host, require_host
 from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore, instant_mode, state_folder
 from imgbuilder.errors import ApplianceError, PybuilderError, ToolError
 from imgbuilder.events import Reporter, Step
@@ -72,7 +70,7 @@ class Finding:
     fact: str
     remedy: str = ""
     needs: str = ""
-    """What is not installed, as ``packages.txt`` calls it; ``installation`` has the remedy."""
+    """Name in ``packages.txt`` of a missing program or library; ``installation`` has the remedy."""
 
     def __str__(self) -> str:
         """Write the finding in one line."""
@@ -184,23 +182,12 @@ def _hostside() -> Finding:
     try:
         found = require_host()
     except ToolError as error:
-        needs = next(filter(_is_missing, (LIBRARY, confine.LIBRARY, CHECKER, GROWER)), "")
+        needs = missing_on_host()
         hint = "" if needs else error.hint or ""
         return Finding(Health.WORSE, subject, f"not possible: {error.message}", hint, needs)
     return Finding(
         Health.GOOD, subject, f"possible, confined by seccomp {found.seccomp} and Landlock {found.landlock}"
     )
-
-
-def _is_missing(name: str) -> bool:
-    """Return whether a library or a program is not installed."""
-    if ".so" not in name:
-        return process.find_program(name) is None
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return True
-    return False
 
 
 def _publisher() -> Iterator[Finding]:

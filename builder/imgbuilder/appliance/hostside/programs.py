@@ -24,7 +24,7 @@ from imgbuilder.host.text import one_line, printable
 
 CHECKER, GROWER = "e2fsck", "resize2fs"
 _CONFINE = Path(confine.__file__)
-LIBRARY = "libext2fs.so.2"
+_LIBRARY = "libext2fs.so.2"
 _SECONDS = 300.0
 """Most time by the clock: the limit of processor time is shorter, but the host may be busy."""
 _MOST_OUTPUT = 64 * 1024
@@ -51,9 +51,9 @@ def require_host() -> confine.Confinement:
         ToolError: A library, a program or a part of the kernel is missing.
     """
     try:
-        ctypes.CDLL(LIBRARY)
+        ctypes.CDLL(_LIBRARY)
     except OSError as error:
-        raise ToolError(f"the library {LIBRARY} is not installed", hint=install_hint(LIBRARY)) from error
+        raise ToolError(f"the library {_LIBRARY} is not installed", hint=install_hint(_LIBRARY)) from error
     try:
         found = confine.available()
     except confine.ConfinementError as error:
@@ -66,6 +66,16 @@ def require_host() -> confine.Confinement:
     for name in (CHECKER, GROWER):
         process.require_program(name)
     return found
+
+
+def missing_on_host() -> str:
+    """Return the first library or program that is not installed; nothing when all are."""
+    for library in (_LIBRARY, confine.LIBRARY):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return library
+    return next((name for name in (CHECKER, GROWER) if process.find_program(name) is None), "")
 
 
 def check(image: int, place: Place) -> None:

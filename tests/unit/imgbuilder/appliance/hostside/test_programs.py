@@ -159,7 +159,7 @@ def test_a_missing_program_is_named(disk: tuple[Path, Place], monkeypatch: pytes
 @pytest.mark.parametrize(
     ("module", "name", "value", "message", "hint"),
     [
-        (programs, "LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libmissing.so.0"),
+        (programs, "_LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libmissing.so.0"),
         (confine, "LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libmissing.so.0"),
         (confine, "_LANDLOCK_CREATE", 100000, "Landlock is not available", "Linux 5.13"),
     ],
