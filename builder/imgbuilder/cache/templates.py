@@ -24,7 +24,7 @@ from imgbuilder.cache.folder import (
 from imgbuilder.cache.partial import PartialFile, partial_file
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import DigestMismatchError, FetchError, OfflineError, WorkspaceError
-from imgbuilder.events import Reporter, Step, info, warn
+from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetcher, download_verified
@@ -32,7 +32,6 @@ from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
 from imgbuilder.host.hashing import HashingFile, hash_stream
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.host.process import find_program
-from imgbuilder.sizes import human_size
 from imgindex.files import publish, temporary_file
 from imgindex.model import Entry
 
@@ -141,15 +140,15 @@ class Templates:
     ) -> None:
         """Get the rest of a template from one address, and store it."""
         _announce(selection, fetcher, on_event)
-        if part.held:
-            info(on_event, f"continuing after the {human_size(part.held)} that are here already")
         part.continue_from(selection.url)
         try:
             download = self._download_of(selection, part, on_event, part=part)
             download_verified(fetcher, download, lambda: self._keep(selection, part, part.path))
         except Interrupted as error:
             if part.resumable:
-                error.hint = "run the command again: the download continues where it was stopped"
+                error.hint = (
+                    "run the command again: the download continues where it was stopped, if the server can"
+                )
             raise
         part.discard()  # its record
 

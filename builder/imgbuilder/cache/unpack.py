@@ -114,7 +114,7 @@ def _fill(
 ) -> None:
     os.lseek(source.fileno(), 0, os.SEEK_SET)
     if packing is None:
-        _copy(source, writer, entry, on_event, where)
+        _copy(source, source, writer, entry, on_event, where)
     elif packing == "xz":
         # --format=xz: no other format is tried; -T0 decodes the blocks of one file in parallel.
         command = ["xz", "--decompress", "--stdout", "--format=xz", "-T0", f"--memlimit-decompress={_MEMORY}"]
@@ -142,9 +142,12 @@ def _read_into(descriptor: int, buffer: bytearray) -> int:
     return count
 
 
-def _copy(source: IO[bytes], writer: _Writer, entry: Entry, on_event: Reporter, where: str) -> None:
+def _copy(
+    source: IO[bytes], packed: BinaryIO, writer: _Writer, entry: Entry, on_event: Reporter, where: str
+) -> None:
+    """Write all that a source yields, and report how much of the packed file was read: zeros take no time."""
     label = f"Unpacking {entry.os_version}"
-    total = entry.size if entry.format == "raw" else None
+    total = os.fstat(packed.fileno()).st_size
     # One buffer for all pieces: new ones would cost more system time than the work on them.
     buffer = bytearray(PIECE)
     try:
@@ -156,7 +159,8 @@ def _copy(source: IO[bytes], writer: _Writer, entry: Entry, on_event: Reporter, 
                     hint="tell the publisher of this source",
                 )
             writer.write(piece)
-            on_event(Progress(label, writer.offset, total))
+            # The decompressor reads through the same open file, so that its position is ours.
+            on_event(Progress(label, os.lseek(packed.fileno(), 0, os.SEEK_CUR), total))
     finally:
         on_event(ProgressEnd())
 
@@ -169,7 +173,7 @@ def _decompress(
         with process.streaming(command, stdin=source) as running:
             with suppress(OSError):  # the user's pipes may have used up their share of memory
                 fcntl.fcntl(running.stdout, fcntl.F_SETPIPE_SZ, PIECE)
-            _copy(running.stdout, writer, entry, on_event, where)
+            _copy(running.stdout, source, writer, entry, on_event, where)
     except ToolError as error:
         if isinstance(error, ProgramKilledError) or any(words in error.message for words in _NO_MEMORY):
             raise _stopped(where, error) from error

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from imgbuilder.errors import FetchError, FileMissingError, NoAnswerError, TransferCutError, WrongSizeError
-from imgbuilder.events import debug
+from imgbuilder.events import debug, info
 from imgbuilder.fetch import webrules
 from imgbuilder.fetch.session import Response, StallTimer, WebSession, trusted_authorities, web_session
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetched, Limits, MinimumSpeed, store
 from imgbuilder.fetch.urls import Address
 from imgbuilder.fetch.webrules import WebRequest
+from imgbuilder.sizes import human_size
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORTH_RETRYING = frozenset({408, 429, 500, 502, 503, 504})
@@ -88,7 +89,8 @@ class RequestsFetcher:
                 if resume is None or not tries_left:
                     raise
                 pause = next(waits)
-                debug(on_event, f"{error.message}; continuing in {pause:.1f} seconds")
+                debug(on_event, f"{error.message}; trying again in {pause:.1f} seconds")
+                transfer.begun = True
                 self._sleep(pause)
             else:
                 return fetched
@@ -163,6 +165,11 @@ class RequestsFetcher:
                 if not webrules.is_rest(fields, held, transfer.download.expected, resume.validator):
                     return None
                 resume.splice()
+                if not transfer.begun:
+                    info(
+                        transfer.download.on_event,
+                        f"continuing after the {human_size(held)} that are here already",
+                    )
                 return Fetched(response.url, self._body(response, transfer.download, held))
             if response.status == 416:
                 return Fetched(response.url, held) if webrules.whole_size(fields) == held else None
@@ -239,6 +246,8 @@ class _Transfer:
     """Time by which all of it must be done, by the fetcher's clock."""
     whole: bool = False
     """The server's ranges were wrong once, and are not requested again (D11)."""
+    begun: bool = False
+    """Some of its bytes may come from this run."""
 
     @property
     def url(self) -> Address:

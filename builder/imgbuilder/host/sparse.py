@@ -10,7 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imgbuilder.errors import WorkspaceError
@@ -105,10 +105,11 @@ def copy_descriptor(source: int, destination: int, on_event: Reporter = ignore, 
     try:
         if not _clone(source, destination):
             os.ftruncate(destination, size)
-            for start, end in data_ranges(source, size):
-                _copy_range(source, destination, start, end, on_event, label, size)
+            ranges = list(data_ranges(source, size))
+            report = _Counted(on_event, label, ranges)
+            for start, end in ranges:
+                _copy_range(source, destination, start, end, report)
         _check_size(source, size)
-        on_event(Progress(label, size, size))
     finally:
         on_event(ProgressEnd())
 
@@ -118,15 +119,29 @@ def copy_and_hash(source: int, destination: int, on_event: Reporter = ignore, *,
     size, done, digest = os.fstat(source).st_size, 0, hashlib.sha512()
     try:
         os.ftruncate(destination, size)
-        for start, end in data_ranges(source, size):
+        ranges = list(data_ranges(source, size))
+        report = _Counted(on_event, label, ranges)
+        for start, end in ranges:
             _hash_zeros(digest, start - done)
-            _copy_by_hand(source, destination, start, end, on_event, label, size, digest)
+            _copy_by_hand(source, destination, start, end, report, digest)
             done = end
         _hash_zeros(digest, size - done)
         _check_size(source, size)
     finally:
         on_event(ProgressEnd())
     return digest.hexdigest()
+
+
+class _Counted:
+    """Reports the progress of a copy by the bytes of its data ranges: holes take no time."""
+
+    def __init__(self, on_event: Reporter, label: str, ranges: Sequence[tuple[int, int]]) -> None:
+        self._on_event, self._label = on_event, label
+        self._done, self._total = 0, sum(end - start for start, end in ranges)
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._on_event(Progress(self._label, self._done, self._total))
 
 
 def _check_size(source: int, size: int) -> None:
@@ -165,9 +180,7 @@ def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
             yield start, position
 
 
-def _copy_range(
-    source: int, destination: int, start: int, end: int, on_event: Reporter, label: str, size: int
-) -> None:
+def _copy_range(source: int, destination: int, start: int, end: int, report: _Counted) -> None:
     position = start
     while position < end:
         try:
@@ -179,10 +192,10 @@ def _copy_range(
                 raise
             count = 0
         if count == 0:  # some filesystems copy only within themselves
-            _copy_by_hand(source, destination, position, end, on_event, label, size)
+            _copy_by_hand(source, destination, position, end, report)
             return
         position += count
-        on_event(Progress(label, position, size))
+        report(count)
 
 
 def _copy_by_hand(
@@ -190,9 +203,7 @@ def _copy_by_hand(
     destination: int,
     position: int,
     end: int,
-    on_event: Reporter,
-    label: str,
-    size: int,
+    report: _Counted,
     digest: hashlib._Hash | None = None,
 ) -> None:
     writer = SparseWriter(destination, position)
@@ -203,7 +214,7 @@ def _copy_by_hand(
         if digest is not None:
             digest.update(piece)
         writer.write(piece)
-        on_event(Progress(label, writer.offset, size))
+        report(len(piece))
 
 
 def disk_usage(path: Path) -> int:

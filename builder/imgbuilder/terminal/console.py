@@ -1,8 +1,9 @@
 r"""Showing events and results on a terminal or in a log: the only reporter that people see, and its streams.
 
 Lines for steps look like virt-builder's, ``[   1.2] Downloading: URL``, on
-standard output. Progress bars go to standard error, and only to a terminal;
-elsewhere a long transfer prints a line every ten seconds.
+standard output. Progress bars go to standard error, and only to a terminal
+that can go back in a line; elsewhere a long transfer prints a line every ten
+seconds. What ends within half a second has no bar.
 
 A terminal's encoding may have no sign for what a publisher, a guest or a file
 name says: that is shown as ``\uXXXX``, which is also right in JSON. And a full
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 _PLAIN_INTERVAL = 10.0
 """Seconds between two lines about the same transfer when there is no terminal."""
+_BAR_AFTER = 0.5
+"""Seconds after which a transfer has a bar."""
+_NARROW = 76
+"""Columns below which a bar shows only percentage and time: the label and all numbers take 60."""
 _WRAP_COLUMN = 76
 _GREEN, _BLUE, _MAGENTA, _RED, _RESET = "\x1b[0;32m", "\x1b[1;34m", "\x1b[1;35m", "\x1b[1;31m", "\x1b[0m"
 
@@ -71,6 +76,7 @@ class ConsoleReporter:
         self._label = ""
         self._last_line = 0.0
         self._first = (0.0, 0)
+        self._known: set[str] = set()
         self.colour = False
         """True: colours are written even where there is no terminal."""
         self.wrap = False
@@ -104,6 +110,7 @@ class ConsoleReporter:
 
     def close(self) -> None:
         """Take away a progress bar that is still there."""
+        self._label = ""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -118,6 +125,10 @@ class ConsoleReporter:
             self._line(self._err, "  ", hint, "")
 
     def _notice(self, severity: Severity, text: str) -> None:
+        if severity is Severity.INFO:
+            if text in self._known:  # such as the reason for emulation, at each start of an appliance
+                return
+            self._known.add(text)
         if self.machine is not None and severity is not Severity.DEBUG:
             self.machine(severity.value, without_secrets(text))
         match severity:
@@ -146,26 +157,27 @@ class ConsoleReporter:
     def _progress(self, event: Progress) -> None:
         if self.quiet:
             return
-        if not self._err.isatty():
-            self._plain_progress(event)
+        now = time.monotonic()
+        if event.label != self._label:
+            self.close()
+            self._label, self._last_line = event.label, now
+            self._first = (now, event.done)
+        if not self._err.isatty() or _is_dumb():
+            self._plain_progress(event, now)
             return
-        if self._bar is None or self._label != event.label:
+        if self._bar is None:
+            if now - self._first[0] < _BAR_AFTER:
+                return
             from tqdm import tqdm  # late: most commands show no bar
 
-            self.close()
-            self._label = event.label
             self._bar = tqdm(
-                desc=printable(event.label), total=event.total, unit="B", unit_scale=True, unit_divisor=1024,
-                file=self._err, leave=False, miniters=0, **_width(self._err),
+                total=event.total, unit="B", unit_scale=True, unit_divisor=1024, file=self._err, leave=False,
+                miniters=0, **_shape(self._err, printable(event.label), event.total),
                 initial=event.done,  # bytes of an earlier run do not count for the speed
             )  # fmt: skip
         self._bar.update(event.done - self._bar.n)
 
-    def _plain_progress(self, event: Progress) -> None:
-        now = time.monotonic()
-        if event.label != self._label:
-            self._label, self._last_line = event.label, now
-            self._first = (now, event.done)
+    def _plain_progress(self, event: Progress, now: float) -> None:
         if now - self._last_line < _PLAIN_INTERVAL:
             return
         self._last_line = now
@@ -174,9 +186,14 @@ class ConsoleReporter:
         self._line(self._out, f"[{now - self._started:6.1f}] ", text, "")
 
 
+def _is_dumb() -> bool:
+    """Return whether the terminal only writes on."""
+    return os.environ.get("TERM") == "dumb"
+
+
 def _likes_colours(stream: TextIO) -> bool:
     """Return whether a stream gets colours by default (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return stream.isatty() and not os.environ.get("NO_COLOR") and not _is_dumb()
 
 
 def _wrapped(prefix: str, text: str) -> str:
@@ -188,13 +205,20 @@ def _wrapped(prefix: str, text: str) -> str:
     return "\n".join("\n".join(wrapper.wrap(line)) or line for line in lines)[len(prefix) :]
 
 
-def _width(terminal: TextIO) -> dict[str, Any]:
+def _shape(terminal: TextIO, label: str, total: int | None) -> dict[str, Any]:
     """Return tqdm's arguments for the width: without a size, as on a serial line, it would show no bar."""
     try:
-        known = os.get_terminal_size(terminal.fileno()).columns > 0
+        columns = os.get_terminal_size(terminal.fileno()).columns
     except (OSError, ValueError):
-        known = False
-    return {"dynamic_ncols": True} if known else {"ncols": 79, "nrows": 24}
+        columns = 0
+    size: dict[str, Any] = {"dynamic_ncols": True} if columns else {"ncols": 79, "nrows": 24}
+    columns = columns or 79
+    most = columns // 3
+    size["desc"] = label if len(label) <= most else f"{label[: most - 3]}..."
+    if columns < _NARROW:
+        all_of_it = "{percentage:3.0f}%|{bar}| {remaining}"
+        size["bar_format"] = "{desc}: " + ("{n_fmt}" if total is None else all_of_it)
+    return size
 
 
 def transfer_line(event: Progress, seconds: float, before: int) -> str:

@@ -436,3 +436,16 @@ def test_a_part_that_filled_the_disk_is_not_kept(
         part.write(BODY)
         raise error
     assert sorted(path.name for path in tmp_path.iterdir()) == ([SHA, f"{SHA}.json"] if kept else [])
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_continuing_is_said_when_the_server_agreed(
+    events: list[Event], cache: TemplateCache, agrees: bool
+) -> None:
+    """Python's own server sends a date, by which the next run asks for the rest, and then the whole file."""
+    with FaultServer([honest(BODY) if agrees else answer(BODY, 'ETag: "v1"')]) as server:
+        seed(cache, server, BODY[:HALF])
+        assert get(cache, server, events=events) == BODY
+    assert asked(server) == [HALF]
+    said = [event.text for event in events if isinstance(event, Notice) and event.severity is Severity.INFO]
+    assert said == ([f"continuing after the {HALF / 1024:.1f}K that are here already"] if agrees else [])

@@ -70,10 +70,12 @@ PACKED = [xz, pytest.param(zstd, marks=needs_zstd)]
 
 @pytest.mark.parametrize("pack", PACKED)
 def test_a_template_becomes_a_sparse_disk(events: list[Event], tmp_path: Path, pack: Pack) -> None:
-    image = run(tmp_path, pack(DISK), events=events)
+    packed = pack(DISK)
+    image = run(tmp_path, packed, events=events)
     assert image.read_bytes() == DISK
     assert disk_usage(image) <= 4 * 65536 + 100_000
-    assert events[-2:] == [Progress("Unpacking x", SIZE, SIZE), ProgressEnd()]
+    # By what was read of the file: of its zeros, gigabytes come out at once.
+    assert events[-2:] == [Progress("Unpacking x", len(packed), len(packed)), ProgressEnd()]
 
 
 def test_plain_disk(tmp_path: Path) -> None:

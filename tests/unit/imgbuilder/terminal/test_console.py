@@ -8,6 +8,8 @@ import io
 import json
 import os
 import re
+import struct
+import termios
 import threading
 import time
 from pathlib import Path
@@ -76,15 +78,88 @@ def test_long_transfers_say_a_line_without_a_terminal(monkeypatch: pytest.Monkey
     assert err.getvalue() == ""
 
 
-def test_a_bar_on_a_terminal_is_taken_away_again() -> None:
+class Clock:
+    """Stands for ``time.monotonic``, also in tqdm's place for its own time."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        patch.setattr(time, "monotonic", lambda: self.now)
+
+
+def test_a_bar_on_a_terminal_is_taken_away_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     show, out, err = reporter(terminal=True)
     show(Progress("template", 512, 1024))
+    clock.now += 1
+    show(Progress("template", 600, 1024))
     show(Step("meanwhile"))
     show(ProgressEnd())
     assert "template" in err.getvalue()
     assert "\x1b[0;32mmeanwhile\x1b[0m" in out.getvalue()
     assert err.getvalue().rstrip(" \r").endswith(("\r", "")), "no bar is left"
     show.close()
+
+
+def test_what_takes_under_half_a_second_has_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setenv("TERM", "xterm")
+    show, out, err = reporter(terminal=True)
+    for label in ("index", "template", "template"):
+        for done in (1, 512, 1024):
+            show(Progress(label, done, 1024))
+            clock.now += 0.2
+        show(ProgressEnd())
+    assert (out.getvalue(), err.getvalue()) == ("", "")
+
+
+def test_a_dumb_terminal_has_lines_instead_of_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    show, out, err = reporter(terminal=True)
+    for second in range(12):
+        show(Progress("template", second * 1024, 25 * 1024))
+        clock.now += 1
+    assert err.getvalue() == ""
+    assert out.getvalue().endswith("template: 10.0K of 25.0K (40%), 1.0K/s, 0:15 left\n")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 132, 200])
+@pytest.mark.parametrize("total", [5 << 30, None])
+def test_a_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, total: int | None) -> None:
+    """It shows how far it is, and takes one line, whatever the name and the width."""
+    clock = Clock(monkeypatch)
+    monkeypatch.setenv("TERM", "xterm")
+    main, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    label = "Unpacking a-template-with-a-very-long-name-of-a-careful-publisher"
+    with open(terminal, "w", encoding="utf-8") as err:
+        show = ConsoleReporter("prog", out=io.StringIO(), err=err)
+        for gigabyte in (0, 1, 2):
+            show(Progress(label, gigabyte << 30, total))
+            clock.now += 5
+            time.sleep(0.15)  # tqdm draws only ten times a second
+        err.flush()
+        shown = os.read(main, 1 << 16).decode()
+        show.close()
+        err.flush()
+    os.close(main)
+    drawn = [text for text in shown.split("\r") if text.strip()]
+    assert drawn
+    assert max(map(len, drawn)) <= columns
+    assert "Unpacking" in drawn[-1]
+    assert ("40%" in drawn[-1]) if total else ("2.00G" in drawn[-1])
+
+
+def test_the_same_information_is_shown_once() -> None:
+    """Such as the reason for emulation, at each start of an appliance."""
+    show, out, err = reporter()
+    for _ in range(2):
+        info(show, "KVM does not work")
+        warn(show, "careful")
+    assert out.getvalue() == "prog: KVM does not work\n"
+    assert err.getvalue() == "prog: warning: careful\n" * 2
 
 
 def test_colours_when_asked_and_not_where_they_are_unwelcome(monkeypatch: pytest.MonkeyPatch) -> None:
