@@ -24,6 +24,9 @@ from imgindex.files import open_file
 
 _VERSION = 1
 _MOST_ERRORS = 1000
+_BYTES_PER_LIST = 128
+"""A record has at most one list or table for each of so many bytes of its limit: some versions of pydantic
+take 600 bytes of memory for an empty one."""
 _Record = TypeVar("_Record")
 _Item = TypeVar("_Item")
 
@@ -94,6 +97,11 @@ class RecordFile(Generic[_Record]):
         """Return the record in the content of a file."""
         if len(data) > self._limit:
             raise RepositoryError(f"{where} is larger than {self._limit} bytes", hint=self._hint)
+        most = self._limit // _BYTES_PER_LIST
+        if data.count(b"[") + data.count(b"{") > most:
+            raise RepositoryError(
+                f"{where} cannot be read: it has more than {most} lists and tables", hint=self._hint
+            )
         try:
             version = _VERSIONED.validate_json(data).version
             if version == _VERSION:
