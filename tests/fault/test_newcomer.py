@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.faultserver import FaultServer, Hang, Reply, Step, answer, honest
+from tests.fakes.faultserver import FaultServer, Hang, Pause, Reply, Step, answer, honest
 from tests.fakes.keys import KeyMaker
 from tests.fakes.template import make_site
 from tests.fault.test_cache_places import mounted
@@ -174,8 +174,9 @@ def test_ctrl_c_keeps_the_download_and_says_so(place: Place) -> None:
     """On a terminal, as people press it; the next run says where it goes on."""
     whole = packed(place)
     half = len(whole) // 2
-    stuck: list[Step] = [by_files(place, honest(whole, upto=half)), Hang()]
-    with FaultServer(stuck) as server:
+    first = by_files(place, honest(whole, upto=half))
+    slowly: list[Step] = [lambda head: first(head)[:-100], Pause(1), lambda head: first(head)[-100:], Hang()]
+    with FaultServer(slowly) as server:
         move_to(place, server)
         child, terminal = pty.fork()
         if child == 0:
