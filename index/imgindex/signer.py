@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from imgindex.clearsign import split
@@ -16,7 +16,7 @@ from imgindex.keys import choose_signing_key
 
 
 class GpgSigner:
-    """Implements ``imgindex.trust.Signer`` with the publisher's own gpg and gpg-agent.
+    """Signs an index with the publisher's own gpg and gpg-agent.
 
     Args:
         gpg_home: Folder of the secret keys; None for the default of gpg.
@@ -79,7 +79,7 @@ class GpgSigner:
         listed = self._gpg.list_keys(secret=True, keys=[wanted])
         if not listed:
             raise SigningError(
-                f"there is no secret key for {wanted!r}",
+                f"no secret key for {wanted!r} is found",
                 hint="your keys are listed by: gpg --list-secret-keys",
             )
         digits = "".join(wanted.split()).upper().removeprefix("0X")
@@ -91,6 +91,13 @@ class GpgSigner:
                 problems.append(f"key {entry['fingerprint']} {problem}")
             else:
                 usable[entry["fingerprint"]] = signing
+        made = datetime.fromtimestamp(max(int(entry["date"]) for entry in listed), UTC)
+        if not usable and made > datetime.now(UTC):
+            raise SigningError(
+                f"the key {wanted!r} was made at {made:%Y-%m-%d %H:%M} UTC, which this machine's clock has "
+                "not reached",
+                hint="set the clock (see: timedatectl)",
+            )
         if not usable:
             raise SigningError(
                 f"no usable signing key for {wanted!r}: {'; '.join(problems)}",

@@ -1,4 +1,4 @@
-"""Types of trust: trusted keys, verified and unverified texts, and the ports that make them.
+"""Types of trust: trusted keys, verified and unverified texts, and the port that verifies.
 
 An index is parsed only from a ``VerifiedText``, which only a ``Verifier`` makes and
 which holds exactly the bytes that gpgv reported as signed; or from an
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 from imgindex.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
 _FULL_FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
@@ -118,17 +117,5 @@ class Verifier(Protocol):
 
         Raises:
             TrustError: The bytes are not accepted.
-        """
-        ...
-
-
-class Signer(Protocol):
-    """Signs an index with the publisher's key."""
-
-    def clearsign(self, text: str, key: str, also: Sequence[str] = ()) -> bytes:
-        """Clear-sign ``text`` with the secret key that ``key`` names, and with those of ``also``.
-
-        Raises:
-            SigningError: The key is missing, ambiguous, expired or locked, or gpg failed.
         """
         ...

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
+from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, WrongKeyError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import Fingerprint
@@ -23,7 +23,15 @@ from imgrepo.publishing.steps import PublishRun
 from imgrepo.services import Services
 from imgrepo.webroot.entries import read_draft
 from imgrepo.webroot.retired import retire, served_files
-from imgrepo.webroot.signing import PLAIN_INDEX, SIGNED_INDEX, IndexSigner, PublishedIndex, signing_step
+from imgrepo.webroot.signing import (
+    PLAIN_INDEX,
+    PUBLIC_KEY,
+    SIGNED_INDEX,
+    IndexSigner,
+    PublishedIndex,
+    is_premature,
+    signing_step,
+)
 from imgrepo.webroot.state import Published, write_state
 from imgrepo.webroot.transaction import Session, open_session
 
@@ -69,7 +77,12 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
 
 def _read_old(request: PublishRequest, signer: IndexSigner, on_event: Reporter) -> PublishedIndex:
     """Read the published index; before the first run, an index written by hand."""
-    old = signer.read(request.output, force=request.force, on_event=on_event)
+    try:
+        old = signer.read(request.output, force=request.force, on_event=on_event)
+    except WrongKeyError as error:
+        raise WrongKeyError(
+            error.message, hint=f"{error.hint}; to build on it whoever signed it: --force"
+        ) from error
     if old.text is None:
         draft = read_draft(request.output / PLAIN_INDEX)
         if draft is not None:
@@ -129,7 +142,10 @@ def _commit(
 
 
 def _is_due(request: PublishRequest, old: PublishedIndex, now: datetime) -> bool:
-    """Check whether to renew the signature: it is half way to its end, or has none and should have one."""
+    """Check whether to sign again: half way to the signature's end, or because something else is wrong."""
+    premature = old.signed_at is not None and is_premature(old.signed_at, now)
+    if premature or not (request.output / PUBLIC_KEY).exists():
+        return True
     valid_for = request.signing.valid_for
     if valid_for is None and old.expires_at is not None and old.signed_at is not None:
         valid_for = old.expires_at - old.signed_at

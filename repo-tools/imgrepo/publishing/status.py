@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 from imgbuilder.events import Reporter
 from imgbuilder.host.hashing import hash_file
-from imgindex.accept import CLOCK_TOLERANCE
 from imgindex.fields import deprecation
 from imgindex.gpg import keys_in_file
 from imgindex.model import Index
@@ -18,7 +17,7 @@ from imgrepo.library.folder import find_images
 from imgrepo.services import Services
 from imgrepo.webroot.entries import UNKNOWN_ARCH, disks_of
 from imgrepo.webroot.retired import Retired, find_retired, served_files
-from imgrepo.webroot.signing import PUBLIC_KEY, read_served
+from imgrepo.webroot.signing import PUBLIC_KEY, is_premature, read_served
 from imgrepo.webroot.state import read_state
 
 
@@ -94,10 +93,10 @@ def status_of(
 def _ends(
     signed: VerifiedText, keys: tuple[KeyStatus, ...], now: datetime, within: timedelta
 ) -> Iterator[str]:
-    if signed.signed_at > now + CLOCK_TOLERANCE:
+    if is_premature(signed.signed_at, now):
         yield (
             f"the index is signed in the future, at {signed.signed_at:%Y-%m-%d %H:%M} UTC, and clients "
-            "refuse it: check this machine's clock (see: timedatectl)"
+            "refuse it: check this machine's clock (see: timedatectl), then run pybuilder-repo refresh"
         )
     if signed.expires_at is not None and signed.expires_at - now <= within:
         yield f"the signature {_end(signed.expires_at, now)}: renew it with pybuilder-repo refresh"

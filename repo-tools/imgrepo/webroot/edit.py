@@ -13,13 +13,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
-from imgbuilder.events import Notice, Reporter, Severity, info
+from imgbuilder.events import Reporter, info
 from imgbuilder.host.arch import normalise
 from imgindex.fields import Deprecation, settle_comments, with_deprecation
 from imgindex.model import Entry, Index
 from imgrepo.services import Services, Signing
 from imgrepo.webroot.retired import retire, served_files
-from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner, PublishedIndex, signing_step
+from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner, PublishedIndex, is_premature, signing_step
 from imgrepo.webroot.state import remember_withdrawn, withdrawn_templates
 from imgrepo.webroot.transaction import open_session
 
@@ -40,12 +40,13 @@ def edit(
     on_event: Reporter,
     *,
     again: bool = False,
+    finish: bool = False,
 ) -> Edited:
-    """Change the published index and sign it; one of the keys must have signed the present one.
+    """Change the published index and sign it with the keys that signed the present one.
 
-    With ``again`` it is signed even if nothing changes.
+    With ``again`` it is signed even if nothing changes; with ``finish`` other keys are dropped.
     """
-    with _opened(folder, signing, services, on_event) as (signer, old):
+    with _opened(folder, signing, services, on_event, finish=finish) as (signer, old):
         new = change(old.index)
         if new == old.index and not again:
             info(on_event, "nothing to change")
@@ -64,7 +65,9 @@ def refresh(
     With ``within``, only if the present signature expires within this time.
     """
     with _opened(folder, signing, services, on_event) as (signer, old):
-        if within is not None and (old.expires_at is None or old.expires_at - services.clock() > within):
+        now = services.clock()
+        future = old.signed_at is not None and is_premature(old.signed_at, now)
+        if within is not None and not future and (old.expires_at is None or old.expires_at - now > within):
             if old.expires_at is None:
                 info(on_event, "the signature does not expire; nothing to renew")
             else:
@@ -86,16 +89,7 @@ def rotate(
     chosen = dataclasses.replace(
         signing, key=new_key if finish else old_key, also=() if finish else (new_key,)
     )
-    edit(folder, chosen, services, lambda index: index, _without_warnings(on_event, off=finish), again=True)
-
-
-def _without_warnings(on_event: Reporter, *, off: bool) -> Reporter:
-    """Leave out the warning about the other key, which ``--finish`` drops on purpose."""
-    if not off:
-        return on_event
-    return lambda event: (
-        None if isinstance(event, Notice) and event.severity is Severity.WARNING else on_event(event)
-    )
+    edit(folder, chosen, services, lambda index: index, on_event, again=True, finish=finish)
 
 
 def withdraw(
@@ -206,12 +200,12 @@ def _each(index: Index, chosen: Sequence[Entry], change: Callable[[Entry], Entry
 
 @contextlib.contextmanager
 def _opened(
-    folder: Path, signing: Signing, services: Services, on_event: Reporter
+    folder: Path, signing: Signing, services: Services, on_event: Reporter, *, finish: bool = False
 ) -> Iterator[tuple[IndexSigner, PublishedIndex]]:
     _check_folder(folder)
     with open_session(folder) as session:
         signer = IndexSigner(services, signing, session)
-        old = signer.read(folder, on_event=on_event)
+        old = signer.read(folder, finish=finish, on_event=on_event)
         if old.text is None:
             raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
         yield signer, old

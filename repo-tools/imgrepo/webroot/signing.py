@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from imgbuilder.errors import BadSignatureError, SigningError, TrustError, UsageError
+from imgbuilder.errors import BadSignatureError, SigningError, TrustError, UsageError, WrongKeyError
 from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host.workspace import explain
 from imgbuilder.sizes import counted
+from imgindex.accept import CLOCK_TOLERANCE
+from imgindex.accept import show as show_time
 from imgindex.clearsign import split, unverified_text
 from imgindex.files import open_file
 from imgindex.gpg import trusted_keys_from_file
@@ -56,6 +58,11 @@ def read_index_file(path: Path) -> bytes | None:
     return data
 
 
+def is_premature(signed_at: datetime, now: datetime) -> bool:
+    """Check whether an index is signed so far in the future that clients refuse it."""
+    return signed_at > now + CLOCK_TOLERANCE
+
+
 def signing_step(index: Index) -> Step:
     """Return the step in which an index is signed."""
     if not index.entries:
@@ -83,12 +90,14 @@ class IndexSigner:
         """Sign a text that is thrown away: a locked key is found now, not after an hour of compressing."""
         self._keys.clearsign("probe\n", self._fingerprint, self._also)
 
-    def read(self, folder: Path, *, force: bool = False, on_event: Reporter = ignore) -> PublishedIndex:
+    def read(
+        self, folder: Path, *, force: bool = False, finish: bool = False, on_event: Reporter = ignore
+    ) -> PublishedIndex:
         """Read the signed index of a folder by the rules of clients.
 
-        It may be signed by further keys, and its signature may have expired: it is about to be signed again.
-        An index that is not signed by this key is a TrustError, so that nothing is built on it, except with
-        ``force``.
+        Its signature may have expired: it is about to be signed again. An index that is not signed by these
+        keys is a TrustError, so that nothing is built on it, except with ``force``. Only with ``finish`` may
+        it be signed by further keys, which the next index will not be signed with.
         """
         path = folder / SIGNED_INDEX
         data = read_index_file(path)
@@ -101,19 +110,52 @@ class IndexSigner:
         try:
             signed = self._verifier.verify(data, pin, where=str(path))
         except TrustError as error:
-            hint = (
-                f"find out who wrote {path}; to build on it anyway, use --force; to start again without its "
-                "notes and revisions, move it away"
-            )
+            if isinstance(error, WrongKeyError):
+                hint = (
+                    "sign with the key that signed it; to move to another: pybuilder-repo rotate-key --help"
+                )
+            else:
+                hint = (
+                    "restore it from a backup; or move it away and publish again: notes and revisions come "
+                    f"from {folder / PLAIN_INDEX}"
+                )
             raise type(error)(error.message, hint=hint) from error
-        if split(data, where=str(path)).signatures > 1 + len(self._also):
-            warn(
-                on_event,
-                f"{path} is signed by more keys than you gave: clients that know only the other key will "
-                "refuse the next index; give all keys with -K while clients move from one to the next",
+        if not finish and split(data, where=str(path)).signatures > 1 + len(self._also):
+            raise SigningError(
+                f"{path} is signed by more keys than you gave: clients that know only another one of them "
+                "would refuse the next index",
+                hint="give all keys, each with -K; once all clients know the new key, end the move with "
+                "pybuilder-repo rotate-key --finish",
             )
+        self._check_clock(path, signed.signed_at, on_event)
         return PublishedIndex(
             parse_index(signed, where=str(path)), signed.text, signed.signed_at, signed.expires_at
+        )
+
+    def _check_clock(self, path: Path, signed_at: datetime, on_event: Reporter) -> None:
+        """Check that the next signature is not older than the last, for which clients would refuse it.
+
+        The last one does not count if it lies so far in the future that no client has accepted it. A file
+        that was written in the future shows that this machine's clock, not the former one, is wrong.
+        """
+        now = self._services.clock()
+        if signed_at <= now:
+            return
+        written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        if is_premature(signed_at, now) and written_at <= now:
+            warn(
+                on_event,
+                f"{path} is signed in the future, at {show_time(signed_at)}, so that clients refuse it: "
+                "signing it again",
+            )
+            return
+        hint = "set the clock (see: timedatectl), then try again"
+        if is_premature(signed_at, now):
+            hint += f"; if it is right, no client can have accepted this index: touch {path}"
+        raise SigningError(
+            f"{path} was signed at {show_time(signed_at)}, which this machine's clock has not reached yet: "
+            "clients would reject the next one as older",
+            hint=hint,
         )
 
     def replace(self, folder: Path, old: PublishedIndex, new: Index) -> None:
@@ -150,12 +192,9 @@ class IndexSigner:
             raise SigningError(f"clients would refuse the new index: {error.message}") from error
         if understood != new:
             raise SigningError("clients would read a different index from the one that was written")
-        if old.signed_at is not None and signed.signed_at < old.signed_at:
-            raise SigningError(
-                f"the published index was signed at {old.signed_at:%Y-%m-%d %H:%M:%S} UTC, which this "
-                "machine's clock has not reached yet: clients would reject the new one as older",
-                hint="set the clock, then publish again",
-            )
+        premature = old.signed_at is not None and is_premature(old.signed_at, self._services.clock())
+        if old.signed_at is not None and signed.signed_at < old.signed_at and not premature:
+            raise SigningError("the clock was set back: clients would reject the new index as older")
         return signed
 
     def was_edited(self, folder: Path, published: PublishedIndex) -> bool:
@@ -176,6 +215,11 @@ def read_served(folder: Path, services: Services) -> tuple[PublishedIndex, Verif
     data = read_index_file(path) if folder.is_dir() else None
     if data is None:
         raise UsageError(f"nothing is published in {folder}", hint=f"give the folder with {SIGNED_INDEX}")
+    if not (folder / PUBLIC_KEY).exists():
+        raise UsageError(
+            f"{folder / PUBLIC_KEY} is missing: clients find no key there",
+            hint=f"sign again, which writes it: pybuilder-repo refresh {folder} --gpg-key KEY",
+        )
     pin = trusted_keys_from_file(folder / PUBLIC_KEY, where=str(folder))
     tolerant = replace(pin, extra_signatures=True, expired_signatures=True)
     signed = services.verifier.verify(data, tolerant, where=str(path))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from imgbuilder.errors import TrustError, WorkspaceError
+from imgbuilder.errors import SigningError, TrustError, WorkspaceError
 from imgindex.fields import Deprecation, deprecation
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgrepo.cli.main import run
@@ -93,6 +95,66 @@ def test_refresh_refuses_a_clock_that_was_set_back(operator: Operator, keys: Key
     before = operator.repository.snapshot()
     operator.type("refresh WEB -K KEY", 1)
     assert operator.repository.snapshot() == before
+
+
+def test_an_index_of_the_future_that_no_client_accepts_is_signed_again(
+    operator: Operator, keys: KeyMaker
+) -> None:
+    index = operator.repository.web / "index.asc"
+    key = operator.repository.key
+
+    def sign_in_the_future() -> None:
+        later = f"{datetime.now(UTC) + timedelta(days=40):%Y%m%dT%H%M%S}"
+        index.write_bytes(keys.sign((index.parent / "index").read_bytes(), key, at=later))
+
+    commands = ("refresh WEB -K KEY", "refresh WEB -K KEY --within 10")
+    for command in commands:
+        sign_in_the_future()
+        operator.type("status WEB", 1)
+        operator.type(command)
+        assert "signing it again" in operator.err
+        assert operator.signature()[0] <= datetime.now(UTC)
+    sign_in_the_future()
+    operator.repository.publish()
+    assert operator.signature()[0] <= datetime.now(UTC)
+    # A file that was written in the future as well shows that our clock may be behind.
+    sign_in_the_future()
+    os.utime(index, times=(time.time() + 40 * 86400,) * 2)
+    operator.type("refresh WEB -K KEY", 1)
+    assert f"touch {index}" in operator.err
+
+
+def test_a_key_of_the_future_is_a_matter_of_the_clock(operator: Operator, keys: KeyMaker) -> None:
+    future = keys.make(
+        "Future <future@example.org>", at=f"{datetime.now(UTC) + timedelta(days=2):%Y%m%dT%H%M%S}"
+    )
+    operator.type(f"refresh WEB -K {future}", 1)
+    assert "this machine's clock has not reached" in operator.err
+    assert "set the clock" in operator.err
+
+
+def test_a_lost_key_file_is_put_back(operator: Operator) -> None:
+    key_file = operator.repository.web / "index.gpg"
+    before = key_file.read_bytes()
+    key_file.unlink()
+    operator.type("status WEB", 2)
+    assert "pybuilder-repo refresh" in operator.err
+    operator.repository.publish()
+    assert key_file.read_bytes() == before
+
+
+def test_hints_for_an_index_that_is_not_ours_name_what_helps(operator: Operator, keys: KeyMaker) -> None:
+    stranger = keys.make("Stranger <stranger@example.org>")
+    operator.type(f"refresh WEB -K {stranger}", 3)
+    assert "rotate-key" in operator.err
+    assert "--force" not in operator.err
+    index = operator.repository.web / "index.asc"
+    index.write_bytes(index.read_bytes()[:400])
+    operator.type("refresh WEB -K KEY", 3)
+    assert "move it away" in operator.err
+    index.unlink()
+    operator.repository.publish()
+    assert operator.repository.names() == ["a", "b"]
 
 
 def test_withdrawn_templates_are_gone_and_stay_gone_until_it_is_undone(operator: Operator) -> None:
@@ -187,11 +249,16 @@ def test_a_key_is_rotated_without_a_client_noticing(operator: Operator, keys: Ke
     between = trusted_keys_from_file(repository.web / "index.gpg", where="web")
     for pin in (replace(first_key_file, extra_signatures=True), between):
         verifier.verify(index.read_bytes(), pin, where="web")
-    # Signing with only one of the keys gives a warning.
-    operator.type("hide WEB a -K KEY")
-    assert "signed by more keys" in operator.err
-    operator.type(f"rotate-key WEB --from KEY --to {new}")
-    operator.type(f"hide WEB a --show -K KEY -K {new}")
+    # One key alone would lock out the clients that know only the other.
+    before = repository.snapshot()
+    for one in ("KEY", new):
+        operator.type(f"refresh WEB -K {one}", 1)
+        assert "signed by more keys" in operator.err
+        assert "rotate-key --finish" in operator.err
+    with pytest.raises(SigningError, match="more keys"):
+        repository.publish()
+    assert repository.snapshot() == before
+    operator.type(f"hide WEB a -K KEY -K {new}")
     assert operator.err == ""
     operator.type(f"rotate-key WEB --from KEY --to {new} --finish")
     assert operator.err == ""

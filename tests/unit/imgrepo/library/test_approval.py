@@ -364,7 +364,7 @@ class TestCommand:
         [
             (["none", "-K", "KEY"], "there is no entry none"),
             (["demo"], "--gpg-key"),
-            (["demo", "-K", "no-such-key@example.org"], "there is no secret key"),
+            (["demo", "-K", "no-such-key@example.org"], "no secret key for"),
             (["demo", "-K", "KEY", "--note", "a\nb"], "not one line"),
             (["../demo", "-K", "KEY"], "there is no entry"),
         ],

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.cache.unpack import unpack
-from imgbuilder.errors import RepositoryError, TrustError, UsageError, WorkspaceError
+from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError, WorkspaceError
+from imgbuilder.events import ignore
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgindex.model import Index, Note
 from imgrepo.images.facts import ImageFacts
 from imgrepo.publishing import steps
 from imgrepo.publishing.request import Question, ask_about
+from imgrepo.webroot.edit import rotate
 from imgrepo.webroot.entries import differences, read_draft
 from imgrepo.webroot.state import read_state, remember_withdrawn
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
@@ -495,6 +497,17 @@ def test_two_keys_sign_while_clients_move_from_one_to_the_other(
     both = trusted_keys_from_file(repository.web / "index.gpg", where="web")
     GpgVerifier().verify(data, both, where="web")
     repository.add("a.img", b"3")
+    with pytest.raises(SigningError, match="more keys"):
+        repository.publish(signing=repository.signing(new))
+    rotate(
+        repository.web,
+        repository.key,
+        new,
+        repository.signing(new),
+        repository.services(),
+        ignore,
+        finish=True,
+    )
     repository.publish(signing=repository.signing(new))
     data = (repository.web / "index.asc").read_bytes()
     assert "revision=3" in GpgVerifier().verify(data, keys.pin(new), where="web").text
