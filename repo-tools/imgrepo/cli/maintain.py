@@ -50,13 +50,13 @@ def refresh_command(publisher: Publisher, *, webroot: Path, signing: Signing, wi
     "withdraw",
     short_help="Take templates out of the index.",
     help="Take the templates NAME out of the index in WEBROOT; publish does not bring them back.\n\n"
-    "Their files stay until they are pruned.",
+    "Their files stay until they are pruned; until then --undo puts them back at once.",
     epilog=examples("pybuilder-repo withdraw web debian-11 --gpg-key you@example.org"),
 )
 @options.webroot_argument
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_ARCH
-@click.option("--undo", is_flag=True, help="Let the next run of publish bring them back.")
+@click.option("--undo", is_flag=True, help="Put them back as they were.")
 @options.signing_options
 @pass_publisher
 def withdraw_command(
@@ -68,8 +68,10 @@ def withdraw_command(
     undo: bool,
     signing: Signing,
 ) -> None:
-    """Withdraw the templates."""
-    edit.withdraw(webroot, signing, publisher.services, names, arch, publisher.reporter, undo=undo)
+    """Withdraw the templates, or put them back."""
+    change = edit.undo_withdrawal if undo else edit.withdraw
+    edited = change(webroot, signing, publisher.services, names, arch, publisher.reporter)
+    show(differences(edited.before, edited.after))
 
 
 @click.command(

@@ -74,6 +74,7 @@ def _status_lines(status: FolderStatus) -> list[str]:
     if status.retired:
         old = human_size(sum(item.size for item in status.retired))
         lines.append(f"old files:   {len(status.retired)}, {old}")
+    lines += [f"withdrawn:   {name} ({arch})" for name, arch in status.withdrawn]
     lines += [f"changed:     {change}" for change in status.changes]
     lines += [f"PROBLEM:     {problem}" for problem in status.problems]
     if not status.problems:
@@ -102,6 +103,7 @@ def _status_data(status: FolderStatus) -> dict[str, Any]:
         "old_files": [
             {"name": item.name, "size": item.size, "since": _iso(item.since)} for item in status.retired
         ],
+        "withdrawn": [{"name": name, "arch": arch} for name, arch in status.withdrawn],
         "changes": list(status.changes),
         "problems": list(status.problems),
     }

@@ -18,7 +18,7 @@ from imgrepo.services import Services
 from imgrepo.webroot.entries import UNKNOWN_ARCH, disks_of
 from imgrepo.webroot.retired import Retired, find_retired, served_files
 from imgrepo.webroot.signing import PUBLIC_KEY, is_premature, read_served
-from imgrepo.webroot.state import read_state
+from imgrepo.webroot.state import read_state, withdrawn_templates
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class FolderStatus:
         size: Bytes of all files that it names.
         signer: Fingerprint of the primary key that signed it.
         expires_at: When its signature expires; None when it does not.
+        withdrawn: Name and architecture of each template that was withdrawn.
         changes: Changes in the folder of images that a run of publish would find, one line each.
     """
 
@@ -47,6 +48,7 @@ class FolderStatus:
     expires_at: datetime | None
     keys: tuple[KeyStatus, ...]
     retired: tuple[Retired, ...] = ()
+    withdrawn: tuple[tuple[str, str], ...] = ()
     changes: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default_factory=tuple)
 
@@ -85,6 +87,7 @@ def status_of(
         expires_at=signed.expires_at,
         keys=keys,
         retired=find_retired(served_files(folder, on_event), index, index, now=now),
+        withdrawn=tuple(sorted(withdrawn_templates(folder))),
         changes=() if images is None else tuple(_changes(images, index, now)),
         problems=tuple(problems),
     )

@@ -22,7 +22,7 @@ from imgrepo.publishing.request import PublishRequest, ask_about
 from imgrepo.review.check import not_an_entry, unmet
 from imgrepo.services import Services
 from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, is_complete, merge, old_entry, sidecar_entries
-from imgrepo.webroot.state import Published, read_state, withdrawn_templates
+from imgrepo.webroot.state import Published, former_entries, read_state, withdrawn_templates
 from imgrepo.webroot.transaction import Session
 
 
@@ -44,7 +44,7 @@ class PublishRun:
         self._owners: dict[tuple[str, str], str] = {}
         self._replaced: dict[tuple[str, str], Entry] = {}
         self._added: list[Entry] = []
-        self._sidecars: set[int] = set()
+        self._unpublished: set[int] = set()
         self._withdrawn = withdrawn_templates(request.output)
         self.refused: dict[str, PybuilderError] = {}
         reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
@@ -71,13 +71,22 @@ class PublishRun:
             )
         remembered = read_state(self._request.folder)
         sidecars = sidecar_entries(images, self._old)
-        self._sidecars = {id(entry) for entry in sidecars}
-        self._old = dataclasses.replace(self._old, entries=(*self._old.entries, *sidecars))
+        given = {(entry.os_version, entry.arch) for entry in (*self._old.entries, *sidecars)}
+        former = former_entries(self._request.output)
+        unpublished = (*sidecars, *(entry for key, entry in former.items() if key not in given))
+        self._unpublished = {id(entry) for entry in unpublished}
+        self._old = dataclasses.replace(self._old, entries=(*self._old.entries, *unpublished))
         for image in images:
             last = remembered.get(image.name)
             if last is not None:
                 self.state[image.name] = dataclasses.replace(last, gone_since=None)
             try:
+                if (
+                    last is not None
+                    and image.fingerprint == last.fingerprint
+                    and self._is_withdrawn(image, last.entry, last.arch)
+                ):
+                    continue
                 if not self._is_published(image) and self._eligibility.is_eligible(image):
                     candidates.append(Candidate(image, measure(image)))
             except DiskError as error:
@@ -116,12 +125,21 @@ class PublishRun:
 
     def _entry_of(self, last: Published) -> Entry | None:
         wanted = (last.entry, last.arch)
-        return next((one for one in self._old.entries if (one.os_version, one.arch) == wanted), None)
+        return next(
+            (
+                one
+                for one in self._old.entries
+                if (one.os_version, one.arch) == wanted and id(one) not in self._unpublished
+            ),
+            None,
+        )
 
     def _is_published(self, image: SourceImage) -> bool:
         last = self.state.get(image.name)
         entry = None if last is None else old_entry(self._old, image.stem, last)
-        if last is None or entry is None or entry.file != last.file or not self._is_there(entry):
+        if last is None or entry is None or id(entry) in self._unpublished:
+            return False
+        if entry.file != last.file or not self._is_there(entry):
             return False
         if self._request.zstd_level is not None and entry.zstd is None:
             return False
@@ -197,15 +215,21 @@ class PublishRun:
             self.refused[image.name] = facts
             return None
         arch = facts.arch if old is None or old.arch == UNKNOWN_ARCH else old.arch
-        if (name, arch) in self._withdrawn:
-            warn(
-                self._on_event,
-                f"{image.name} is not published: its template {name} was withdrawn; "
-                f"to publish it again: pybuilder-repo withdraw --undo {self._request.output} {name}",
-            )
+        if self._is_withdrawn(image, name, arch):
             return None
         self._claim(name, arch, image)
         return dataclasses.replace(candidate, name=name, facts=facts, old=old)
+
+    def _is_withdrawn(self, image: SourceImage, name: str, arch: str) -> bool:
+        """Check whether a template was withdrawn; if so, warn that its image is not published."""
+        withdrawn = (name, arch) in self._withdrawn
+        if withdrawn:
+            warn(
+                self._on_event,
+                f"{image.name} is not published: its template {name} was withdrawn; to publish it again: "
+                f"pybuilder-repo withdraw --undo {self._request.output} {name} --gpg-key KEY",
+            )
+        return withdrawn
 
     def pack(self, candidates: Sequence[Candidate]) -> None:
         """Pack the changed images and describe them; in a dry run only describe them."""
@@ -234,8 +258,8 @@ class PublishRun:
         for entry in new.entries:
             if id(entry) in changed:
                 kept.append(entry)
-            elif id(entry) in self._sidecars:
-                continue  # its image was refused, which is reported elsewhere
+            elif id(entry) in self._unpublished:
+                continue  # its image is gone, or was refused, which is reported elsewhere
             elif not self._is_there(entry):
                 warn(self._on_event, f"the template {entry.os_version} is dropped: {entry.file} is gone")
             elif entry.sha512 is None or entry.arch == UNKNOWN_ARCH:

@@ -18,9 +18,10 @@ from imgbuilder.host.arch import normalise
 from imgindex.fields import Deprecation, settle_comments, with_deprecation
 from imgindex.model import Entry, Index
 from imgrepo.services import Services, Signing
+from imgrepo.webroot.entries import files_of, is_complete
 from imgrepo.webroot.retired import retire, served_files
 from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner, PublishedIndex, is_premature, signing_step
-from imgrepo.webroot.state import remember_withdrawn, withdrawn_templates
+from imgrepo.webroot.state import former_entries, remember_withdrawn, withdrawn_templates
 from imgrepo.webroot.transaction import open_session
 
 
@@ -94,33 +95,56 @@ def rotate(
 
 def withdraw(
     folder: Path, signing: Signing, services: Services, names: Sequence[str], arch: str | None,
-    on_event: Reporter, *, undo: bool,
-) -> None:  # fmt: skip
-    """Remove templates from the index, or allow them again.
+    on_event: Reporter,
+) -> Edited:  # fmt: skip
+    """Remove templates from the index.
 
-    Withdrawn templates are remembered first, so that ``publish`` does not add them again.
+    They are remembered first, so that ``publish`` does not add them again.
     """
-    _check_folder(folder)
-    if undo:
-        with open_session(folder):
-            before = withdrawn_templates(folder)
-            back = {key for key in before if key[0] in names and (arch is None or same_arch(key[1], arch))}
-            missing = set(names) - {name for name, _arch in back}
-            if missing:
-                raise UsageError(f"not withdrawn: {', '.join(sorted(missing))}")
-            remember_withdrawn(folder, before - back)
-        info(on_event, "the next run of publish publishes it again, if its image is there")
-        return
 
     def change(index: Index) -> Index:
-        gone = [entry for name in names for entry in find(index, name, arch)]
         before = withdrawn_templates(folder)
+        for name in names:
+            if any(key[0] == name for key in before) and all(e.os_version != name for e in index.entries):
+                raise UsageError(
+                    f"{name} is withdrawn already",
+                    hint=f"to bring it back: pybuilder-repo withdraw --undo {folder} {name} --gpg-key KEY",
+                )
+        gone = [entry for name in names for entry in find(index, name, arch)]
         remember_withdrawn(folder, before | {(entry.os_version, entry.arch) for entry in gone})
         return dataclasses.replace(
             index, entries=tuple(entry for entry in index.entries if entry not in gone)
         )
 
-    edit(folder, signing, services, change, on_event)
+    return edit(folder, signing, services, change, on_event)
+
+
+def undo_withdrawal(
+    folder: Path, signing: Signing, services: Services, names: Sequence[str], arch: str | None,
+    on_event: Reporter,
+) -> Edited:  # fmt: skip
+    """Put withdrawn templates back as they were; those without their files are left to ``publish``."""
+    before = withdrawn_templates(folder) if folder.is_dir() else frozenset()
+    back = {key for key in before if key[0] in names and (arch is None or same_arch(key[1], arch))}
+
+    def change(index: Index) -> Index:
+        missing = set(names) - {name for name, _arch in back}
+        if missing:
+            raise UsageError(f"not withdrawn: {', '.join(sorted(missing))}")
+        former, entries = former_entries(folder), list(index.entries)
+        taken = {name for entry in entries for name in (entry.os_version, *entry.aliases)}
+        for key in sorted(back - {(entry.os_version, entry.arch) for entry in entries}):
+            entry = former.get(key)
+            if entry is None or not all(is_complete(folder, file) for file in files_of(entry)):
+                info(on_event, f"the next run of publish publishes {key[0]} again, if its image is there")
+                continue
+            aliases = tuple(alias for alias in entry.aliases if alias not in taken)
+            entries.append(dataclasses.replace(entry, aliases=aliases))
+        return dataclasses.replace(index, entries=tuple(entries))
+
+    edited = edit(folder, signing, services, change, on_event)
+    remember_withdrawn(folder, before - back)
+    return edited
 
 
 def deprecate(index: Index, name: str, arch: str | None, end: Deprecation | None) -> Index:
@@ -177,10 +201,13 @@ def find(index: Index, name: str, arch: str | None) -> tuple[Entry, ...]:
         for entry in index.entries
         if entry.os_version == name and (arch is None or same_arch(entry.arch, arch))
     )
+    owner = next((entry.os_version for entry in index.entries if name in entry.aliases), None)
+    if not found and owner is not None:
+        raise UsageError(f"{name} is an alias of {owner}", hint=f"give the name of the template: {owner}")
     if not found:
         known = ", ".join(sorted({entry.os_version for entry in index.entries})) or "none"
         what = name if arch is None else f"{name} for {arch}"
-        raise UsageError(f"there is no template {what}", hint=f"published are: {known}")
+        raise UsageError(f"no template {what} is published", hint=f"published are: {known}")
     return found
 
 

@@ -21,6 +21,7 @@ from imgindex.parse import parse_index
 from imgindex.trust import TrustedKeys, VerifiedText
 from imgindex.write import write_index
 from imgrepo.services import Services, Signing
+from imgrepo.webroot.state import remember_former
 from imgrepo.webroot.transaction import Session
 
 SIGNED_INDEX = "index.asc"
@@ -172,6 +173,7 @@ class IndexSigner:
                 break
             # Signatures have whole seconds, and clients refuse two texts of the same second.
             time.sleep(1 - time.time() % 1)
+        remember_former(folder, old.index, new)
         plain = folder / PLAIN_INDEX
         if self.was_edited(folder, old):
             self._session.write(_BACKUP, plain.read_bytes())

@@ -1,9 +1,10 @@
-"""The records between runs: the images of a folder, and the withdrawn templates of a site.
+"""The records between runs: the images of a folder, and the withdrawn and former templates of a site.
 
 The record of images is a convenience: without it images are compressed again
 and come out as the same files. It is not published, and nothing in it is trusted
 unless the signed index confirms it. The record of withdrawn templates, in the
-served folder, keeps ``publish`` from publishing them again.
+served folder, keeps ``publish`` from publishing them again. The record of former
+entries gives a template that comes back its notes, aliases and revision.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from pathlib import Path
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.host.hashing import Fingerprint
+from imgindex.model import Entry, Index
+from imgindex.parse import parse_index
+from imgindex.trust import UnverifiedText
+from imgindex.write import write_index
 from imgrepo.recordfile import Many, Moment, RecordFile
 
 STATE_NAME = ".pybuilder-repo.json"
 WITHDRAWN_NAME = ".pybuilder-repo-withdrawn.json"
+FORMER_NAME = ".pybuilder-repo-former.json"
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,18 @@ class _Withdrawn:
     templates: Many[tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class _Former:
+    index: str
+
+
 _STATE = RecordFile(_PublishedImages, STATE_NAME)
 _WITHDRAWN = RecordFile(
     _Withdrawn,
     WITHDRAWN_NAME,
     hint="it lists the templates that were withdrawn; remove it to publish all images again",
 )
+_FORMER = RecordFile(_Former, FORMER_NAME)
 
 
 def read_state(folder: Path) -> dict[str, Published]:
@@ -85,3 +97,22 @@ def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
 def remember_withdrawn(folder: Path, templates: Iterable[tuple[str, str]]) -> None:
     """Replace the record of withdrawn templates."""
     _WITHDRAWN.write(folder, _Withdrawn(tuple(sorted(templates))))
+
+
+def former_entries(folder: Path) -> dict[tuple[str, str], Entry]:
+    """Return the last entry of each template that was published once, by name and architecture."""
+    record = _FORMER.read(folder)
+    if record is None or not record.index:
+        return {}
+    index = parse_index(UnverifiedText(record.index), where=str(folder / FORMER_NAME))
+    return {(entry.os_version, entry.arch): entry for entry in index.entries}
+
+
+def remember_former(folder: Path, before: Index, after: Index) -> None:
+    """Remember the entries that an index has and the next one no longer has."""
+    known = former_entries(folder)
+    there = {(entry.os_version, entry.arch) for entry in after.entries}
+    merged = {**known, **{(entry.os_version, entry.arch): entry for entry in before.entries}}
+    kept = {key: entry for key, entry in merged.items() if key not in there}
+    if kept != known:
+        _FORMER.write(folder, _Former(write_index(Index(tuple(kept.values()))) if kept else ""))

@@ -158,12 +158,15 @@ def test_hints_for_an_index_that_is_not_ours_name_what_helps(operator: Operator,
 
 
 def test_withdrawn_templates_are_gone_and_stay_gone_until_it_is_undone(operator: Operator) -> None:
-    operator.type("withdraw WEB a -K KEY")
+    assert "- a (x86_64)" in operator.type("withdraw WEB a -K KEY")
     assert operator.repository.names() == ["b"]
+    assert "withdrawn:   a (x86_64)" in operator.type("status WEB")
+    assert json.loads(operator.type("status WEB --json"))["withdrawn"] == [{"name": "a", "arch": "x86_64"}]
     operator.repository.add("a.img", b"new")
     operator.repository.publish()
     assert operator.repository.names() == ["b"]
     operator.type("withdraw WEB a -K KEY", 2)
+    assert "a is withdrawn already" in operator.err
     assert "the index, which is empty now" in operator.type("withdraw WEB b -K KEY")
     out = operator.type("status WEB")
     assert "the index is empty" in out
@@ -174,6 +177,52 @@ def test_withdrawn_templates_are_gone_and_stay_gone_until_it_is_undone(operator:
     operator.type("withdraw --undo WEB a -K KEY")
     operator.repository.publish()
     assert operator.repository.names() == ["b", "a"]
+
+
+def test_a_withdrawal_that_is_undone_leaves_no_trace(operator: Operator) -> None:
+    repository = operator.repository
+    repository.add("a.img", b"new")
+    repository.publish()
+    operator.type("alias WEB a stable default -K KEY")
+    entry, launches = repository.entry("a"), len(repository.appliances.launches)
+    assert entry.revision == 2
+    operator.type("withdraw WEB a -K KEY")
+    repository.publish()  # an unchanged image that is withdrawn is not examined again
+    operator.type("alias WEB b default -K KEY")
+    assert "+ a (x86_64)" in operator.type("withdraw WEB a --undo -K KEY")
+    assert repository.entry("a") == replace(entry, aliases=("stable",))
+    repository.publish()
+    assert repository.entry("a") == replace(entry, aliases=("stable",))
+    assert len(repository.appliances.launches) == launches
+    assert "withdrawn" not in operator.type("status WEB")
+
+
+@pytest.mark.parametrize("command", ["withdraw WEB a -K KEY", "prune"])
+def test_the_revision_of_a_template_that_comes_back_goes_on(operator: Operator, command: str) -> None:
+    repository = operator.repository
+    repository.add("a.img", b"new")
+    repository.publish()
+    operator.type("alias WEB a stable -K KEY")
+    if command == "prune":
+        (repository.images / "a.img").unlink()
+        repository.publish(prune=True)
+        repository.later += timedelta(days=8)
+        repository.publish(prune=True)
+    else:
+        operator.type(command)
+        for path in repository.web.glob("a-*"):
+            path.unlink()
+        assert "the next run of publish publishes a again" in operator.type("withdraw WEB a --undo -K KEY")
+    assert repository.names() == ["b"]
+    repository.add("a.img", b"newer")
+    repository.publish()
+    assert (repository.entry("a").revision, repository.entry("a").aliases) == (3, ("stable",))
+
+
+def test_an_alias_is_not_taken_for_a_template(operator: Operator) -> None:
+    operator.type("alias WEB a stable -K KEY")
+    operator.type("hide WEB stable -K KEY", 2)
+    assert "stable is an alias of a" in operator.err
 
 
 def test_a_deprecated_template_says_so(operator: Operator) -> None:
@@ -360,14 +409,12 @@ def test_nothing_is_withdrawn_or_brought_back_while_another_publisher_works(repo
     repository.add("b.img", b"b")
     repository.publish()
     services, signing = repository.services(), repository.signing()
-    edit.withdraw(repository.web, signing, services, ["a"], None, repository.events.append, undo=False)
+    edit.withdraw(repository.web, signing, services, ["a"], None, repository.events.append)
     before = repository.snapshot()
     with open_session(repository.web):
-        for undo, name in ((True, "a"), (False, "b")):
+        for change, name in ((edit.undo_withdrawal, "a"), (edit.withdraw, "b")):
             with pytest.raises(WorkspaceError, match="another publisher"):
-                edit.withdraw(
-                    repository.web, signing, services, [name], None, repository.events.append, undo=undo
-                )
+                change(repository.web, signing, services, [name], None, repository.events.append)
     assert repository.snapshot() == before
 
 
