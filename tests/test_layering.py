@@ -39,10 +39,15 @@ ONLY_IN = {
     "regex": {"imgrepo/bootcheck/console.py"},
     "tomli_w": {"imgbuilder/recipe/writer.py"},
     # Reads what strangers may have written. Never in imgbuilder: lists must start fast.
-    "pydantic": {"imgrepo/library/description.py", "imgrepo/recordfile.py"},
+    "pydantic": {
+        "imgrepo/library/description.py",
+        "imgrepo/publishing/settings.py",
+        "imgrepo/recordfile.py",
+    },
     "tomllib": {
         "imgbuilder/catalog/known.py",
         "imgrepo/library/description.py",
+        "imgrepo/publishing/settings.py",
         "imgbuilder/terminal/configuration.py",
         "imgbuilder/recipe/document.py",
     },

@@ -147,7 +147,7 @@ def describe_error(error: ErrorDetails) -> str:
     """Return one of pydantic's errors in one line: the field and what is wrong with it."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{place}: there is no such key"
+        return f"{place}: unknown key"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{place}: {message[:1].lower()}{message[1:]}" if place else message
 

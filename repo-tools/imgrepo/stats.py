@@ -123,6 +123,7 @@ class Count:
         name: Template and architecture; the path of a file that the index does not name.
         downloads: Complete downloads; those in several ranges count once.
         partial: Clients that got less than the whole file on a day.
+        clients: Clients with a complete download.
         days: Complete downloads by day (UTC).
     """
 
@@ -204,9 +205,9 @@ def count_downloads(
         count.downloads += complete
         if complete:
             count.days[day] += complete
+            clients[label].add(client)
         count.partial += not complete
         count.sent += sent
-        clients[label].add(client)
     for label, count in counts.items():
         count.clients = len(clients[label])
     ordered = sorted(counts.values(), key=lambda count: (not count.is_known, -count.downloads, count.name))

@@ -68,7 +68,7 @@ def write_records(
 ) -> None:
     """Write what the tools would have found of the published image."""
     folder = EntryFolder(repository.images / name)
-    item = read_state(repository.images)[f"{name}.img"]
+    item = read_state(repository.web, repository.images)[f"{name}.img"]
     mark = ImageMark(item.sha512, item.fingerprint)
     for place in (folder.boot, folder.contents, folder.sources):
         place.mkdir(exist_ok=True)

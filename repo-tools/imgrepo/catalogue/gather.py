@@ -136,7 +136,7 @@ class _Library:
 
     def __init__(self, request: CatalogueRequest, services: Services, on_event: Reporter) -> None:
         self._report = on_event
-        self._state = read_state(request.library)
+        self._state = read_state(request.webroot, request.library)
         path = request.reviewers
         self._reviewers = None if path is None else read_reviewers(path, services)
         self._entries: dict[str, tuple[EntryFolder, Description, str]] = {}

@@ -14,7 +14,7 @@ from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import BOARDS, Firmware
 from imgrepo.bootcheck.check import BootCheckResult, BootTarget, Overrides, check, find_target
-from imgrepo.cli import options
+from imgrepo.cli import options, places
 from imgrepo.cli.options import PATH, NumberType, Publisher, each, examples, pass_publisher, show
 from imgrepo.library.records import Verdict
 
@@ -60,7 +60,7 @@ _overrides_options = options.option_group(
     epilog=examples("pybuilder-repo boot-check images/debian-12.img --port 22"),
 )
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@options.library_option
+@places.library_option
 @click.option("-o", "--output", type=PATH, metavar="DIR", help="Write to DIR/NAME/boot instead.")
 @_overrides_options
 @click.option(

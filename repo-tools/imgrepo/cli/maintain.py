@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
+from imgbuilder.errors import UsageError
 from imgbuilder.events import info
 from imgbuilder.sizes import counted, human_size
 from imgindex.fields import Deprecation
 from imgindex.model import Index
-from imgrepo.cli import options
-from imgrepo.cli.options import DayType, NumberType, Publisher, examples, pass_publisher, show
+from imgrepo.cli import options, places
+from imgrepo.cli.options import PATH, DayType, NumberType, Publisher, examples, pass_publisher, show
 from imgrepo.services import Signing
 from imgrepo.webroot import edit, retired
 from imgrepo.webroot.entries import differences
@@ -36,7 +37,7 @@ def _edit(publisher: Publisher, webroot: Path, signing: Signing, change: Callabl
     help="Sign the index in WEBROOT again, so that its signature does not expire.",
     epilog=examples("pybuilder-repo refresh web --gpg-key you@example.org --within 10"),
 )
-@options.webroot_argument
+@places.webroot_argument
 @options.signing_options
 @options.days_option("--within", "Only if the signature expires within so many days: for a daily timer.")
 @pass_publisher
@@ -53,7 +54,7 @@ def refresh_command(publisher: Publisher, *, webroot: Path, signing: Signing, wi
     "Their files stay until they are pruned; until then --undo puts them back at once.",
     epilog=examples("pybuilder-repo withdraw web debian-11 --gpg-key you@example.org"),
 )
-@options.webroot_argument
+@places.webroot_argument
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_ARCH
 @click.option("--undo", is_flag=True, help="Put them back as they were.")
@@ -74,6 +75,77 @@ def withdraw_command(
     show(differences(edited.before, edited.after))
 
 
+def _read_values(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    values = {}
+    for text in given:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} has no '=': write it as name=Our Debian")
+        values[field] = value
+    return values
+
+
+@click.command(
+    "edit",
+    short_help="Change the notes and other fields of a template.",
+    help="Change what people write about the template NAME in WEBROOT: title (name), notes, notes[de] and so "
+    "on. Without --set and --notes-file, the editor of VISUAL or EDITOR opens.\n\n"
+    "The index is checked, signed and put in place only when it is right. Where an entry.toml describes the "
+    "template, change that instead: publish takes title and notes from there.",
+    epilog=examples(
+        "pybuilder-repo edit web debian-12 --set name='Our Debian' \\\n"
+        "    --notes-file notes.txt --gpg-key you@example.org"
+    ),
+)
+@places.webroot_argument
+@_NAME
+@_ARCH
+@click.option(
+    "--set",
+    "values",
+    multiple=True,
+    metavar="FIELD=TEXT",
+    callback=_read_values,
+    help="Set a field; an empty text removes it. Repeatable.",
+)
+@click.option("--notes-file", type=PATH, metavar="FILE", help="Take the notes from this file.")
+@options.signing_options
+@pass_publisher
+def edit_command(
+    publisher: Publisher,
+    *,
+    webroot: Path,
+    name: str,
+    arch: str | None,
+    values: dict[str, str],
+    notes_file: Path | None,
+    signing: Signing,
+) -> None:
+    """Change the template."""
+    if notes_file is not None:
+        try:
+            values = {**values, "notes": notes_file.read_text()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {notes_file}: {error}", hint="give a text file") from error
+    if values:
+        _edit(publisher, webroot, signing, lambda index: edit.describe(index, name, arch, values))
+        return
+    # Nothing is locked while the editor is open.
+    text = edit.as_text(read_served(webroot, publisher.services)[0].index, name, arch)
+    new = click.edit(text, extension=".entry")
+    if new is None:
+        info(publisher.reporter, "nothing to change")
+        return
+    edited = new
+
+    def change(index: Index) -> Index:
+        if edit.as_text(index, name, arch) != text:
+            raise UsageError(f"the template {name} was changed meanwhile", hint="edit it again")
+        return edit.rewrite(index, name, arch, edited)
+
+    _edit(publisher, webroot, signing, change)
+
+
 @click.command(
     "deprecate",
     short_help="Warn users of a template that is to go.",
@@ -83,7 +155,7 @@ def withdraw_command(
         "    --use debian-12 --gpg-key you@example.org"
     ),
 )
-@options.webroot_argument
+@places.webroot_argument
 @_NAME
 @_ARCH
 @click.option(
@@ -118,7 +190,7 @@ def deprecate_command(
     help="Give the template NAME in WEBROOT more names; other templates lose them.",
     epilog=examples("pybuilder-repo alias web debian-12 stable --gpg-key you@example.org"),
 )
-@options.webroot_argument
+@places.webroot_argument
 @_NAME
 @click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...")
 @_ARCH
@@ -145,7 +217,7 @@ def alias_command(
     short_help="Leave a template out of listings.",
     help="Leave the template NAME in WEBROOT out of listings; it can still be built.",
 )
-@options.webroot_argument
+@places.webroot_argument
 @_NAME
 @_ARCH
 @click.option("--show", is_flag=True, help="Show it again.")
@@ -164,7 +236,7 @@ def hide_command(
     help="Delete files in WEBROOT that were published once and that the index no longer names.",
     epilog=examples("pybuilder-repo prune web --dry-run"),
 )
-@options.webroot_argument
+@places.webroot_argument
 @click.option(
     "--keep",
     type=NumberType(0, 1000),
@@ -213,7 +285,7 @@ def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int,
         "pybuilder-repo rotate-key web --from OLD --to NEW --finish",
     ),
 )
-@options.webroot_argument
+@places.webroot_argument
 @options.rotation_options
 @pass_publisher
 def rotate_key_command(
@@ -225,6 +297,7 @@ def rotate_key_command(
 
 COMMANDS = (
     refresh_command,
+    edit_command,
     withdraw_command,
     deprecate_command,
     alias_command,

@@ -194,13 +194,20 @@ _evidence_options = options.option_group(
 @click.option(
     "--name", metavar="NAME", help="Name of the template [default: the image's name without its ending]."
 )
+@click.option("--allow-older", is_flag=True, help="Accept an image that was signed before the present one.")
 @options.quiet_option()
 @pass_publisher
 def import_command(
-    publisher: Publisher, *, address: str, directory: Path, evidence: TrustOptions, name: str | None
+    publisher: Publisher,
+    *,
+    address: str,
+    directory: Path,
+    evidence: TrustOptions,
+    name: str | None,
+    allow_older: bool,
 ) -> None:
     """Import the image."""
-    request = ImportRequest(address, directory, evidence, name)
+    request = ImportRequest(address, directory, evidence, name, allow_older)
     result = import_image(request, publisher.services, publisher.reporter)
     what = "imported" if result.new else "is already here"
     info(publisher.reporter, printable(f"{result.path} {what}: a disk of {human_size(result.size)}"))

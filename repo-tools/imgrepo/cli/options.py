@@ -188,14 +188,6 @@ def verbose_option(text: str = "Show the appliance's messages and other details.
 trace_option = _flag("-x", apply=_trace, text="Show every libguestfs call.")
 json_option = _flag("--json", apply=_print_json, text="Print JSON.")
 
-webroot_argument = click.argument("webroot", type=PATH)
-library_option = click.option(
-    "--library",
-    type=PATH,
-    default=".",
-    metavar="DIR",
-    help="The folder of the entries [default: the current one].",
-)
 reviewers_option = click.option(
     "--reviewers", type=PATH, metavar="FILE", help="Public keys of the reviewers whose approvals count."
 )

@@ -13,7 +13,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.terminal.console import open_stream
 from imgindex import __version__
-from imgrepo.cli import options
+from imgrepo.cli import options, places
 from imgrepo.cli.options import (
     PATH,
     PROGRAM,
@@ -97,7 +97,7 @@ def _request(
 _request_options = options.option_group(
     "request",
     _request,
-    click.argument("directory", type=PATH),
+    places.library_argument("directory"),
     options.signing_options,
     click.option(
         "-o",

@@ -10,7 +10,7 @@ from imgbuilder.events import info
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
-from imgrepo.cli import options
+from imgrepo.cli import options, places
 from imgrepo.cli.options import PATH, Cleanup, NumberType, Publisher, examples, pass_publisher
 from imgrepo.sharing.mirror import MirrorRequest, mirror
 from imgrepo.sharing.rsync import RsyncTarget
@@ -26,7 +26,7 @@ from imgrepo.sharing.upload import Target, UploadPlace, UploadRequest, read_plac
     "Clients verify the signature. For public use, run a real web server.",
     epilog=examples("pybuilder-repo serve web --port 8000"),
 )
-@options.webroot_argument
+@places.webroot_argument
 @click.option(
     "--bind",
     default="127.0.0.1",
@@ -80,7 +80,7 @@ def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> 
     "goes last, so that clients never see one whose files are missing.",
     epilog=examples("pybuilder-repo upload web www.example.org:/srv/www/images"),
 )
-@options.webroot_argument
+@places.webroot_argument
 @click.argument("target")
 @endpoint_option
 @options.cleanup_options("After the grace time, delete files there that the index does not name.")

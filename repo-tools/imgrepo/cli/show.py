@@ -19,7 +19,7 @@ from imgbuilder.sizes import counted, human_size
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.catalogue.text import link
-from imgrepo.cli import options
+from imgrepo.cli import options, places
 from imgrepo.cli.options import PATH, Publisher, examples, pass_publisher, show
 from imgrepo.publishing.status import FolderStatus, status_of
 from imgrepo.recordfile import write_text
@@ -35,7 +35,7 @@ from imgrepo.webroot.validate import Compatibility, ValidateRequest, validate
     help="Check WEBROOT: signature, keys, missing files, changes. Exits with 1 if anything needs attention.",
     epilog=examples("pybuilder-repo status web --images images"),
 )
-@options.webroot_argument
+@places.webroot_argument
 @click.option(
     "--images",
     type=PATH,
@@ -176,7 +176,7 @@ def _count(webroot: Path, logs: Sequence[Path], services: Services) -> Statistic
     "Days are in UTC.",
     epilog=examples("pybuilder-repo stats web /var/log/nginx/access.log* --by-day"),
 )
-@options.webroot_argument
+@places.webroot_argument
 @click.argument("logs", nargs=-1, required=True, type=PATH, metavar="ACCESS.LOG...")
 @click.option("--by-day", is_flag=True, help="Show a line for each day.")
 @options.json_option
@@ -277,10 +277,11 @@ def _draw(folder: Path, found: Statistics) -> None:
     "read without JavaScript.",
     epilog=examples("pybuilder-repo catalogue images web --base-url https://images.example.org/"),
 )
-@click.argument("library", type=PATH)
-@options.webroot_argument
+@places.library_argument("library")
+@places.webroot_argument
 @click.option(
     "--output",
+    "site",
     type=PATH,
     metavar="DIR",
     help="Where the site goes; an older site there is replaced [default: WEBROOT/catalogue].",
@@ -309,7 +310,7 @@ def catalogue_command(
     *,
     library: Path,
     webroot: Path,
-    output: Path | None,
+    site: Path | None,
     title: str,
     base_url: str,
     logs: tuple[Path, ...],
@@ -322,7 +323,7 @@ def catalogue_command(
         raise UsageError(f"--base-url {Address(base_url)}: give a URL that begins with http:// or https://")
     if Address(address).has_secret:
         raise UsageError("--base-url: the pages would show the password to everyone", hint="leave it out")
-    target = output if output is not None else webroot / "catalogue"
+    target = site if site is not None else webroot / "catalogue"
     request = CatalogueRequest(library, webroot, target, title, address, calendar, reviewers)
     statistics = _count(webroot, logs, publisher.services) if logs else None
     result = make_catalogue(request, publisher.services, publisher.reporter, statistics)

@@ -15,7 +15,7 @@ from imgbuilder.cache.partial import PartialFile
 from imgbuilder.disk.imageheader import find_format
 from imgbuilder.disk.magic import packing_of
 from imgbuilder.disk.qcow2 import QCOW2_MAGIC
-from imgbuilder.errors import DiskError, RepositoryError, UsageError
+from imgbuilder.errors import DiskError, RepositoryError, RolledBackError, UsageError
 from imgbuilder.events import Reporter, info
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
@@ -23,10 +23,11 @@ from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import Fingerprint, hash_file
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import explaining
+from imgindex.accept import show
 from imgindex.files import open_file, sync_folder
 from imgrepo.images.scan import FORMATS, SourceImage, is_stem, measure
 from imgrepo.intake.proof import Digests, ImageProof, TrustOptions, name_in, prove, template_name
-from imgrepo.recordfile import write_text
+from imgrepo.recordfile import Moment, RecordFile, write_text
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
 from imgrepo.webroot.entries import sidecar_of
@@ -47,6 +48,7 @@ class ImportRequest:
 
     Attributes:
         name: The template's name; None for one made of the file's name.
+        allow_older: Whether an image may be replaced by one that was signed earlier.
         file: The image's file name, as its checksum file has it. Derived.
     """
 
@@ -54,6 +56,7 @@ class ImportRequest:
     folder: Path
     trust: TrustOptions
     name: str | None = None
+    allow_older: bool = False
     file: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,22 @@ class ImportRequest:
 
 
 @dataclass(frozen=True)
+class _Origin:
+    """When and by which primary key the checksum of an imported image was signed."""
+
+    signed_at: Moment
+    signer: str
+
+
+@dataclass(frozen=True)
+class _Origins:
+    images: dict[str, _Origin]
+
+
+_ORIGINS = RecordFile(_Origins, "origins.json", hint="remove it; the next import then accepts an older image")
+
+
+@dataclass(frozen=True)
 class Imported:
     """An imported image, the bytes of its disk, what it was checked by, and whether it was fetched now."""
 
@@ -96,7 +115,34 @@ def import_image(request: ImportRequest, services: Services, on_event: Reporter)
         parts.mkdir(mode=0o700, exist_ok=True)
         with exclusive(parts / "lock", "is importing into the same folder", on_event):
             _sweep(parts, services.clock() - _KEPT)
-            return _fetch(request, proof, parts, services.fetcher, on_event)
+            _check_not_older(request, proof, parts)
+            imported = _fetch(request, proof, parts, services.fetcher, on_event)
+            if proof.signed is not None:
+                origin = _Origin(proof.signed.signed_at, proof.signed.primary_fingerprint)
+                _ORIGINS.write(parts, _Origins({**_origins(parts), request.stem: origin}))
+            return imported
+
+
+def _origins(parts: Path) -> dict[str, _Origin]:
+    record = _ORIGINS.read(parts)
+    return {} if record is None else record.images
+
+
+def _check_not_older(request: ImportRequest, proof: ImageProof, parts: Path) -> None:
+    """Check that an image is not replaced by one that the same key signed earlier.
+
+    A server, or an attacker on the way, could offer an old image with known holes:
+    its signature is as good as ever.
+    """
+    last = _origins(parts).get(request.stem)
+    if last is None or proof.signed is None or request.allow_older or _already_here(request) is None:
+        return
+    if last.signer == proof.signed.primary_fingerprint and proof.signed.signed_at < last.signed_at:
+        raise RolledBackError(
+            f"{proof.source} was signed at {show(proof.signed.signed_at)}, and the image {request.stem} was "
+            f"imported by a newer one, of {show(last.signed_at)}: the server offers an older image",
+            hint="wait for the server, or use another one; to go back on purpose: --allow-older",
+        )
 
 
 def _fetch(

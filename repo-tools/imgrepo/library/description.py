@@ -63,11 +63,13 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """A table of a file that people write: strict, without unknown keys; names have dashes."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=_dashed)
 
 
-class MachineTable(_Table):
+class MachineTable(Table):
     """``[machine]``: what the image needs to run.
 
     Attributes:
@@ -94,7 +96,7 @@ class MachineTable(_Table):
             raise ValueError(error.message) from error
 
 
-class BootTable(_Table):
+class BootTable(Table):
     """``[boot]``: settings of the boot check.
 
     Attributes:
@@ -116,7 +118,7 @@ class BootTable(_Table):
         return value
 
 
-class Description(_Table):
+class Description(Table):
     """The fields of ``entry.toml``.
 
     Attributes:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
+from imgbuilder.errors import PybuilderError
 from imgbuilder.events import Reporter, Step
 from imgindex.model import Entry, ZstdFile
-from imgrepo.images.compress import Compressed, ImageCopy, compress, xz_arguments, zstd_arguments
+from imgrepo.images.compress import (
+    Compressed,
+    ImageCopy,
+    compress,
+    hash_image,
+    xz_arguments,
+    zstd_arguments,
+)
 from imgrepo.images.facts import ImageFacts
 from imgrepo.images.scan import SourceImage
 from imgrepo.publishing.request import PublishRequest
-from imgrepo.webroot.entries import NamedFile, is_complete, new_entry, published_name
-from imgrepo.webroot.state import Published
+from imgrepo.webroot.entries import NamedFile, disks_of, is_complete, new_entry, published_name
+from imgrepo.webroot.state import Packed, Published, packed_files, remember_packed
 from imgrepo.webroot.transaction import Session
 
 _BEST_ZSTD = 19
@@ -39,36 +46,37 @@ class Candidate:
 
 
 class Packer:
-    """Packs images into the folder of a session; ``files`` names the packed files there."""
+    """Packs images, and puts the files in place at once: they do no harm until an index names them.
+
+    Attributes:
+        files: Names of the files that were packed.
+        known: Files that were packed before, by this run or by one that was killed, by their names.
+    """
 
     def __init__(self, request: PublishRequest, session: Session, on_event: Reporter) -> None:
         self._request, self._session, self._on_event = request, session, on_event
         self.files: list[str] = []
+        self.known = packed_files(request.output)
 
     def pack(self, candidate: Candidate) -> tuple[Entry, Published]:
         """Pack an image; return its entry and the record for the next run.
 
-        A file that is published already with the same bytes is not published again.
+        A file that was packed before from the same image, or that comes out with the same bytes, is not
+        packed or published again.
         """
-        image, old = candidate.image, candidate.old
-        assert candidate.facts is not None
-        self._on_event(
-            Step(f"Compressing {image.name}" if self._request.compress else f"Copying {image.name}")
-        )
-        command = xz_arguments(self._request.preset) if self._request.compress else None
+        image, old, facts, request = candidate.image, candidate.old, candidate.facts, self._request
+        assert facts is not None
+        command = xz_arguments(request.preset) if request.compress else None
         ending = "xz" if command else image.path.suffix[1:]
-        part, made = self._make(candidate, command)
-        entry = new_entry(image, candidate.size, candidate.facts, made, old, ending=ending)
-        entry = dataclasses.replace(entry, os_version=candidate.name)
-        if old is not None and entry.file == old.file and self._is_in_place(entry.file, made):
-            part.unlink()
-        else:
-            entry = dataclasses.replace(entry, file=published_name(image.stem, made.sha512, ending))
-            self._stage(part, entry.file)
+        made = self._make(candidate, command, ending, None if old is None else old.file)
+        entry = new_entry(image, candidate.size, facts, made, old, ending=ending)
+        entry = dataclasses.replace(
+            entry, os_version=candidate.name, file=made.path.relative_to(request.output).as_posix()
+        )
+        source = self.known[entry.file].image
         entry = dataclasses.replace(entry, zstd=self._second_file(candidate))
-        source = candidate.copy.source_sha512 if candidate.copy else made.source_sha512
         published = Published(
-            image.fingerprint, source, entry.file, entry.os_version, entry.arch, system=candidate.facts.system
+            image.fingerprint, source, entry.file, entry.os_version, entry.arch, system=facts.system
         )
         return entry, published
 
@@ -77,26 +85,72 @@ class Packer:
         old = candidate.old.zstd if candidate.old else None
         if self._request.zstd_level is None and old is None:
             return None
-        self._on_event(Step(f"Compressing {candidate.image.name} with zstd"))
-        part, made = self._make(candidate, zstd_arguments(self._request.zstd_level or _BEST_ZSTD))
-        if old is not None and old.sha512 == made.sha512 and self._is_in_place(old.file, made):
-            part.unlink()
-            return old
-        name = published_name(candidate.image.stem, made.sha512, "zst")
-        self._stage(part, name)
-        return ZstdFile(name, made.sha512, made.size)
+        command = zstd_arguments(self._request.zstd_level or _BEST_ZSTD)
+        made = self._make(candidate, command, "zst", None if old is None else old.file)
+        return ZstdFile(made.path.relative_to(self._request.output).as_posix(), made.sha512, made.size)
 
-    def _make(self, candidate: Candidate, command: list[str] | None) -> tuple[Path, Compressed]:
-        part = self._session.folder / f"{candidate.image.name}.part"
+    def _make(
+        self, candidate: Candidate, command: list[str] | None, ending: str, old: str | None
+    ) -> Compressed:
+        """Pack an image in one way, unless that was done before; ``old`` is the file published so far."""
+        image, output = candidate.image, self._request.output
+        how = " ".join([*(command or ["copy"]), *(["trimmed"] if candidate.copy else [])])
+        before = self._made_before(candidate, how, ending, old)
+        if before is not None:
+            return before
+        what = "Copying" if command is None else "Compressing"
+        self._on_event(Step(f"{what} {image.name}{' with zstd' if ending == 'zst' else ''}"))
+        part = self._session.folder / f"{image.name}.part"
         content = candidate.copy.path if candidate.copy else None
-        return part, compress(candidate.image, part, command, self._on_event, content=content)
+        try:
+            made = compress(image, part, command, self._on_event, content=content)
+        except PybuilderError:
+            part.unlink(missing_ok=True)  # the next image may need its space
+            raise
+        name = published_name(image.stem, made.sha512, ending)
+        if old is not None and self._is_same(candidate.old, old, made):
+            name = old
+        if is_complete(output, NamedFile(name, made.size, made.sha512)):
+            part.unlink()
+        else:
+            part.rename(self._session.folder / name)
+            self._session.commit(name)
+            self.files.append(name)
+        source = candidate.copy.source_sha512 if candidate.copy else made.source_sha512
+        self._remember(candidate, name, made, source, how)
+        return dataclasses.replace(made, path=output / name)
 
-    def _is_in_place(self, name: str, made: Compressed) -> bool:
-        return is_complete(self._request.output, NamedFile(name, made.size, made.sha512))
+    def _made_before(self, candidate: Candidate, how: str, ending: str, old: str | None) -> Compressed | None:
+        """Find a file that was packed from this image in the same way, or is published now."""
+        fitting = {
+            name: packed
+            for name, packed in self.known.items()
+            if name.endswith(f".{ending}") and (packed.how == how or name == old)
+        }
+        if not any(name.startswith(f"{candidate.image.stem}-") for name in fitting):
+            return None
+        source = (
+            candidate.copy.source_sha512 if candidate.copy else hash_image(candidate.image, self._on_event)
+        )
+        for name, packed in fitting.items():
+            file = NamedFile(name, packed.size, packed.sha512)
+            if packed.image == source and is_complete(self._request.output, file):
+                return Compressed(self._request.output / name, packed.size, packed.sha512, source)
+        return None
 
-    def _stage(self, part: Path, name: str) -> None:
-        part.rename(self._session.folder / name)
-        self.files.append(name)
+    def _remember(self, candidate: Candidate, name: str, made: Compressed, source: str, how: str) -> None:
+        assert candidate.facts is not None
+        self.known[name] = Packed(
+            source, how, made.sha512, made.size, candidate.name,
+            candidate.old.arch if candidate.old else candidate.facts.arch, candidate.facts.system,
+        )  # fmt: skip
+        remember_packed(self._request.output, self.known)
+
+    def _is_same(self, entry: Entry | None, name: str, made: Compressed) -> bool:
+        """Check whether the file of an entry has the bytes that were packed."""
+        return entry is not None and made.sha512 in {
+            file.sha512 for file in disks_of(entry) if file.name == name
+        }
 
 
 def planned_entry(candidate: Candidate) -> Entry:

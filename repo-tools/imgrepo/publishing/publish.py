@@ -33,7 +33,7 @@ from imgrepo.webroot.signing import (
     signing_step,
 )
 from imgrepo.webroot.state import Published, write_state
-from imgrepo.webroot.transaction import Session, open_session
+from imgrepo.webroot.transaction import open_session
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,22 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
     """Publish the images of a folder.
 
     Images that were refused do not keep the others from being published; their old templates, if any, stay.
-    After any error the published index is as it was.
+    After any error the published index is as it was. Packed files are put in place at once, where they do no
+    harm, so that a run that is killed loses only the image at hand.
     """
     with open_session(request.output, create=True) as session:
         signer = IndexSigner(services, request.signing, session)
         old = _read_old(request, signer, on_event)
         run = PublishRun(request, services, session, old.index, on_event)
         changed = run.scan()
+        run.check_programs(changed)
         with run.copies_of(changed) as copies:
             run.pack(run.examine(changed, copies))
         new = run.new_index()
         if not new.entries and old.text is None:
             return _nothing(request, run, old, new, on_event)
         if not request.dry_run:
-            _commit(request, services, session, signer, run, old, new, on_event)
+            _commit(request, services, signer, run, old, new, on_event)
     names = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
     return PublishResult(new, old.index, names, run.refused)
 
@@ -80,9 +82,7 @@ def _read_old(request: PublishRequest, signer: IndexSigner, on_event: Reporter) 
     try:
         old = signer.read(request.output, force=request.force, on_event=on_event)
     except WrongKeyError as error:
-        raise WrongKeyError(
-            error.message, hint=f"{error.hint}; to build on it whoever signed it: --force"
-        ) from error
+        raise WrongKeyError(error.message, hint=f"{error.hint}; to build on it as it is: --force") from error
     if old.text is None:
         draft = read_draft(request.output / PLAIN_INDEX)
         if draft is not None:
@@ -92,8 +92,8 @@ def _read_old(request: PublishRequest, signer: IndexSigner, on_event: Reporter) 
     elif signer.was_edited(request.output, old):
         warn(
             on_event,
-            f"{PLAIN_INDEX} differs from {SIGNED_INDEX}, and only the signed one counts; to publish your "
-            f"changes: gpg --yes --clearsign -o {SIGNED_INDEX} {PLAIN_INDEX}",
+            f"{PLAIN_INDEX} differs from {SIGNED_INDEX}, and only the signed one counts; change templates "
+            "with: pybuilder-repo edit",
         )
     return old
 
@@ -112,23 +112,20 @@ def _nothing(
 def _commit(
     request: PublishRequest,
     services: Services,
-    session: Session,
     signer: IndexSigner,
     run: PublishRun,
     old: PublishedIndex,
     new: Index,
     on_event: Reporter,
 ) -> None:
-    """Put the packed files and the signed index in place; then tidy up."""
-    for name in run.files:
-        session.commit(name)
+    """Put the signed index in place; then tidy up."""
     now = services.clock()
     if new != old.index or old.signed_at is None or _is_due(request, old, now):
         on_event(signing_step(new))
         signer.replace(request.output, old, new)
     elif not run.files:
         info(on_event, "nothing new to publish")
-    write_state(request.folder, run.state)
+    write_state(request.output, request.folder, run.state)
     retire(
         served_files(request.output, on_event),
         new,
@@ -175,4 +172,4 @@ def _remove_images(
         except OSError as error:
             raise explain(error, path) from error
         del kept[name]  # so that no later run reports it as gone
-    write_state(request.folder, kept)
+    write_state(request.output, request.folder, kept)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
+from imgbuilder.errors import PybuilderError
 from imgbuilder.events import Reporter
 from imgbuilder.host.hashing import hash_file
 from imgindex.fields import deprecation
@@ -15,7 +16,7 @@ from imgindex.model import Index
 from imgindex.trust import VerifiedText
 from imgrepo.library.folder import find_images
 from imgrepo.services import Services
-from imgrepo.webroot.entries import UNKNOWN_ARCH, disks_of
+from imgrepo.webroot.entries import UNKNOWN_ARCH, disks_of, read_sidecar
 from imgrepo.webroot.retired import Retired, find_retired, served_files
 from imgrepo.webroot.signing import PUBLIC_KEY, is_premature, read_served
 from imgrepo.webroot.state import read_state, withdrawn_templates
@@ -88,7 +89,7 @@ def status_of(
         keys=keys,
         retired=find_retired(served_files(folder, on_event), index, index, now=now),
         withdrawn=tuple(sorted(withdrawn_templates(folder))),
-        changes=() if images is None else tuple(_changes(images, index, now)),
+        changes=() if images is None else tuple(_changes(folder, images, index, now)),
         problems=tuple(problems),
     )
 
@@ -144,12 +145,17 @@ def _deprecations(index: Index, now: datetime) -> Iterator[str]:
             )
 
 
-def _changes(images: Path, index: Index, now: datetime) -> Iterator[str]:
+def _changes(folder: Path, images: Path, index: Index, now: datetime) -> Iterator[str]:
     """Compare the images with the record of the last run, without reading them."""
     library = find_images(images)
-    remembered = read_state(images)
+    remembered = read_state(folder, images)
     published = {(entry.os_version, entry.arch) for entry in index.entries if entry.arch != UNKNOWN_ARCH}
     for image in library.images:
+        try:
+            read_sidecar(image, index)
+        except PybuilderError as error:
+            yield f"{image.name} cannot be published: {error.message}"
+            continue
         last = remembered.get(image.name)
         entry = library.entries.get(image.name)
         until = None if entry is None else entry.held_until(now)
@@ -162,7 +168,7 @@ def _changes(images: Path, index: Index, now: datetime) -> Iterator[str]:
     for name in sorted(set(remembered) - {image.name for image in library.images}):
         if PurePosixPath(name).stem not in library.broken:
             yield f"{name} is gone; its template is {remembered[name].entry}"
-    for name, error in library.broken.items():
-        yield f"the entry {name} cannot be published: {error.message}"
+    for name, broken in library.broken.items():
+        yield f"the entry {name} cannot be published: {broken.message}"
     for name, reason in library.skipped:
         yield f"{name} cannot be published: {reason}"

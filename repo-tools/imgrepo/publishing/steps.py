@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
+from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError, WorkspaceError
 from imgbuilder.events import Reporter, info, warn
+from imgbuilder.host import process
 from imgbuilder.host.privatefolder import scratch_folder
 from imgindex.model import Entry, Index
 from imgrepo.images.compress import ImageCopy, copy_image, hash_image, space_needed
@@ -21,7 +22,7 @@ from imgrepo.publishing.pack import Candidate, Packer, planned_entry
 from imgrepo.publishing.request import PublishRequest, ask_about
 from imgrepo.review.check import not_an_entry, unmet
 from imgrepo.services import Services
-from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, is_complete, merge, old_entry, sidecar_entries
+from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, is_complete, merge, old_entry, read_sidecar
 from imgrepo.webroot.state import Published, former_entries, read_state, withdrawn_templates
 from imgrepo.webroot.transaction import Session
 
@@ -32,7 +33,7 @@ class PublishRun:
     Attributes:
         refused: Why images are not published, by the name of the file.
         waiting: Messages about the images whose day has not come.
-        files: Names of the packed files in the session's folder.
+        files: Names of the files that were packed.
         state: The record of each image, for the next run.
     """
 
@@ -69,8 +70,8 @@ class PublishRun:
                 hint="images are regular files named NAME.img, NAME.raw or NAME.qcow2; others are converted "
                 "by: qemu-img convert -O qcow2 OLD NAME.qcow2",
             )
-        remembered = read_state(self._request.folder)
-        sidecars = sidecar_entries(images, self._old)
+        remembered = read_state(self._request.output, self._request.folder)
+        sidecars = [entry for entry in map(self._sidecar, images) if entry is not None]
         given = {(entry.os_version, entry.arch) for entry in (*self._old.entries, *sidecars)}
         former = former_entries(self._request.output)
         unpublished = (*sidecars, *(entry for key, entry in former.items() if key not in given))
@@ -78,9 +79,13 @@ class PublishRun:
         self._old = dataclasses.replace(self._old, entries=(*self._old.entries, *unpublished))
         for image in images:
             last = remembered.get(image.name)
-            if last is not None:
-                self.state[image.name] = dataclasses.replace(last, gone_since=None)
             try:
+                if last is None:
+                    last = self._recognised(image)
+                if last is not None:
+                    self.state[image.name] = dataclasses.replace(last, gone_since=None)
+                if image.name in self.refused:
+                    continue
                 if (
                     last is not None
                     and image.fingerprint == last.fingerprint
@@ -96,6 +101,35 @@ class PublishRun:
                 self.state[name] = remembered[name]
         self._drop_removed(remembered, {image.name for image in images} | set(self.state))
         return candidates
+
+    def _sidecar(self, image: SourceImage) -> Entry | None:
+        """Read the entry next to an image; a bad one refuses this image, and no other."""
+        try:
+            return read_sidecar(image, self._old)
+        except PybuilderError as error:
+            self.refused[image.name] = error
+            return None
+
+    def _recognised(self, image: SourceImage) -> Published | None:
+        """Find by its content an image that was published from another folder or machine."""
+        for name, packed in self._packer.known.items():
+            if not name.startswith(f"{image.stem}-") or hash_image(image, self._on_event) != packed.image:
+                continue
+            if any(entry.file == name for entry in self._old.entries):
+                return Published(
+                    image.fingerprint, packed.image, name, packed.entry, packed.arch, system=packed.system
+                )
+        return None
+
+    def check_programs(self, candidates: Sequence[Candidate]) -> None:
+        """Check that the programs that will pack the changed images are installed."""
+        request = self._request
+        if not candidates or request.dry_run:
+            return
+        if request.compress:
+            process.require_program("xz")
+        if request.zstd_level is not None or any(entry.zstd is not None for entry in self._old.entries):
+            process.require_program("zstd")
 
     def _drop_removed(self, remembered: dict[str, Published], present: set[str]) -> None:
         """Report templates whose image is gone; drop them after the grace time, with ``--prune``."""
@@ -241,7 +275,7 @@ class PublishRun:
                 entry, published = self._packer.pack(candidate)
                 self._note(candidate.old, entry)
                 self.state[candidate.image.name] = published
-            except DiskError as error:
+            except (DiskError, WorkspaceError) as error:  # without space for one, others may still fit
                 self.refused[candidate.image.name] = error
 
     def _note(self, old: Entry | None, entry: Entry) -> None:

@@ -224,7 +224,7 @@ def _read_served(request: EntryListRequest, services: Services) -> _Served:
     index = Index()
     if (webroot / SIGNED_INDEX).exists():  # before the first day there is none
         index = read_served(webroot, services)[0].index
-    return _Served(index, withdrawn_templates(webroot), read_state(request.library))
+    return _Served(index, withdrawn_templates(webroot), read_state(webroot, request.library))
 
 
 class _Lister:

@@ -93,9 +93,8 @@ def mirror(request: MirrorRequest, services: Services, on_event: Reporter) -> Mi
             file.name for file in _files(index) if _download(request, file, services.fetcher, on_event)
         ]
         with open_file(request.key_file) as key:
-            session.write(PUBLIC_KEY, key.read())
-        session.write(PLAIN_INDEX, signed.text.encode())
-        session.write(SIGNED_INDEX, data)
+            files = {PUBLIC_KEY: key.read(), PLAIN_INDEX: signed.text.encode(), SIGNED_INDEX: data}
+        session.write(files)
         before = index if old is None else parse_usable(old, where=str(request.folder))
         retire(
             served_files(request.folder, on_event),

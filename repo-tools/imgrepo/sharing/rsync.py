@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from imgbuilder.events import Reporter, Step
+from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import process
-from imgbuilder.host.process import Completed
+from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.process import Completed, Popen
+from imgbuilder.sizes import counted, human_size
 from imgrepo.sharing.upload import UploadError, UploadPlace
 from imgrepo.webroot.entries import stem_of_published
 
@@ -26,6 +28,7 @@ _PATIENCE = 120
 
 _LISTED = re.compile(r"(?P<kind>.)\S+ +(?P<size>[0-9]+) \S+ \S+ (?P<name>.+)")
 _SENT = re.compile(r"(?:<f|>f|cf)\S* (?P<name>.+)")
+_MOVED = re.compile(r" *(?P<bytes>[0-9,]+) +[0-9]+% ")
 _PARTIAL = 23
 _REASONS = {
     5: "the server refused to start: check the name of the module",
@@ -69,7 +72,15 @@ class RsyncTarget:
         """See ``Target.put``."""
         if not names:
             return ()
-        on_event(Step(f"Uploading to {self._where}: {', '.join(names)}"))
+        total = sum((folder / name).stat().st_size for name in names)
+        what = names[0] if len(names) == 1 else counted(len(names), "file")
+        on_event(Step(f"Uploading to {self._where}: {what}, {human_size(total)}"))
+
+        def moved(line: str) -> None:
+            match = _MOVED.match(line)
+            if match is not None:
+                on_event(Progress(what, min(int(match["bytes"].replace(",", "")), total), total))
+
         # Size and time identify a file whose name has its digest. Two indexes may have both in common.
         by_content = any(stem_of_published(name) is None for name in names)
         done = self._rsync(
@@ -79,13 +90,16 @@ class RsyncTarget:
             "--chmod=F644,D755",
             "--partial-dir=.rsync-partial",
             "--out-format=%i %n",
+            "--info=progress2",
             "--from0",
             "--files-from=-",
             f"{folder.absolute()}/",  # a colon in a relative name would make it a machine
             self._address,
             names=names,
+            on_line=moved,
         )
-        lines = done.stdout.decode("utf-8", "replace").splitlines()
+        on_event(ProgressEnd())
+        lines = _lines(done.stdout)
         return tuple(match["name"] for line in lines if (match := _SENT.fullmatch(line)))
 
     def delete(self, names: Sequence[str]) -> None:
@@ -100,12 +114,37 @@ class RsyncTarget:
                 "--delete-missing-args", "--from0", "--files-from=-", f"{empty}/", self._address, names=names
             )
 
-    def _rsync(self, *words: str, names: Sequence[str] = ()) -> Completed:
+    def _rsync(
+        self, *words: str, names: Sequence[str] = (), on_line: Callable[[str], None] = lambda _line: None
+    ) -> Completed:
         contimeout = ["--contimeout=30"] if self._address.startswith("rsync://") else []
         argv = ["rsync", "--no-motd", f"--timeout={_PATIENCE}", *contimeout, *words]
-        done = process.run(
-            argv, check=False, stdin="\0".join(names).encode() if names else None, env=_own_variables()
-        )
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaints:
+            given.write("\0".join(names).encode())
+            given.seek(0)
+            reading, writing = os.pipe()
+            running: Popen[bytes] | None = None
+            with open(reading, "rb", buffering=0) as output:
+                try:
+                    try:
+                        with uninterrupted():  # a signal must not come between its start and the assignment
+                            running = process.start(
+                                argv, stdin=given, stdout=writing, stderr=complaints, env=_own_variables()
+                            )
+                    finally:
+                        os.close(writing)
+                    out = b""
+                    while piece := output.read(1 << 16):
+                        out += piece
+                        for line in _lines(piece):
+                            on_line(line)
+                    status = running.wait()
+                finally:
+                    if running is not None:
+                        with uninterrupted():
+                            process.end_group(running)
+            complaints.seek(0)
+            done = Completed(status, out, complaints.read().decode(errors="replace"))
         if done.status != 0:
             raise self._failure(done)
         return done
@@ -118,6 +157,11 @@ class RsyncTarget:
         if done.status == _PARTIAL and "No such file" in done.stderr:
             hint = "create the folder on the other side first"
         return UploadError(f"{self._where}: rsync ended with status {done.status}: {said}", hint=hint)
+
+
+def _lines(output: bytes) -> list[str]:
+    """Return the lines of rsync's output; one that shows progress ends in a carriage return."""
+    return re.split(r"[\r\n]+", output.decode("utf-8", "replace"))
 
 
 def _own_variables() -> dict[str, str]:

@@ -85,7 +85,7 @@ class S3Target:
         """See ``Target.put``."""
         sent = []
         for name in names:
-            digest = hash_file(folder / name)
+            digest = hash_file(folder / name, on_event=on_event, label=f"reading {name}")
             if self._digest_of(name) == digest:
                 continue
             self._send(folder / name, name, digest, on_event)

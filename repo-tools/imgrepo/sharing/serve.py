@@ -14,6 +14,7 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -117,8 +118,26 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(body=False)
 
+    def handle_one_request(self) -> None:
+        """Answer, then report the request in the combined format of web servers' logs."""
+        self._status = self._sent = 0
+        try:
+            super().handle_one_request()
+        finally:
+            if self._status:
+                # Only what is printable: a client chooses both texts.
+                agent = self.headers.get("User-Agent", "-") if hasattr(self, "headers") else "-"
+                line, agent = (_quotable(text) for text in (self.requestline, agent))
+                now = datetime.now(UTC)
+                moment = f"{now.day:02}/{self.monthname[now.month]}/{now:%Y:%H:%M:%S} +0000"
+                answer = f'"{line}" {self._status} {self._sent} "-" "{agent}"'
+                self.server.on_request(f"{self.client_address[0]} - - [{moment}] {answer}")
+
+    def log_request(self, code: int | str = "-", _size: int | str = "-") -> None:
+        self._status = int(code)
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        self.server.on_request(f"{self.client_address[0]}: {format % args}")
+        """Leave out the reasons of errors: the line about the request has their number."""
 
     def _answer(self, *, body: bool) -> None:
         if self._is_folder():
@@ -223,7 +242,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             self.wfile.write(piece)
+            self._sent += len(piece)
             left -= len(piece)
+
+
+def _quotable(text: str) -> str:
+    return (
+        "".join(char if char.isprintable() else "?" for char in text)
+        .replace("\\", "\\\\")
+        .replace('"', '\\"')
+    )
 
 
 def _time(header: str | None) -> int | None:

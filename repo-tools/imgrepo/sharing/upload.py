@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Protocol
 
 from imgbuilder.errors import PybuilderError, RepositoryError, RolledBackError, TrustError, UsageError
-from imgbuilder.events import Reporter
+from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.urls import without_secrets
+from imgbuilder.host.privatefolder import scratch_folder
 from imgindex.accept import show
 from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Index
@@ -28,10 +30,10 @@ from imgindex.parse import parse_index
 from imgindex.trust import VerifiedText
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 from imgrepo.services import Services
-from imgrepo.webroot.entries import files_of, is_complete
+from imgrepo.webroot.entries import NamedFile, files_of, is_complete, stem_of_published
 from imgrepo.webroot.retired import GRACE, ServedFiles, retire
-from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_served
-from imgrepo.webroot.transaction import open_session
+from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file, read_served
+from imgrepo.webroot.transaction import UPLOAD_LOCK_NAME, locked
 
 _SAFE_PATH = r"[A-Za-z0-9._~+,@%=/-]"
 _USER = r"(?:[A-Za-z0-9._-]+@)?"
@@ -103,6 +105,7 @@ def read_place(text: str) -> UploadPlace:
 
 
 _INDEX_LIMIT = 5_000_000
+_INDEX_FILES = (PUBLIC_KEY, PLAIN_INDEX, SIGNED_INDEX)
 _CATALOGUE = "catalogue"
 """Folder in which ``pybuilder-repo catalogue`` puts the site in the served folder."""
 _PAGES_LAST = ("atom.xml", "index.html", MEMORY_NAME)
@@ -133,18 +136,27 @@ def upload(
     open_target: Callable[[UploadPlace], Target],
     on_event: Reporter,
 ) -> UploadResult:
-    """Upload a published folder."""
-    read_served(request.folder, services)  # before anything is made in a folder that is not ours
-    with open_session(request.folder):
-        served, signed = read_served(request.folder, services)
-        needed = _complete(request.folder, served.index)
+    """Upload a published folder.
+
+    The index is copied first, and publishers are locked out only meanwhile: an urgent change need not wait.
+    """
+    folder = request.folder
+    read_served(folder, services)  # before anything is made in a folder that is not ours
+    with locked(folder, UPLOAD_LOCK_NAME), scratch_folder() as copies:
+        with locked(folder):
+            served, signed = read_served(folder, services)
+            needed = _complete(folder, served.index)
+            for name in _INDEX_FILES:
+                shutil.copy2(folder / name, copies / name)
         target = open_target(request.place)
         there = target.sizes()
         before = _index_there(request, target, there, signed, services)
-        sent = list(target.put(request.folder, needed, on_event))
+        # The name of a packed file holds its digest, and it appears there when it is complete.
+        missing = [file for file in needed if not _is_there(file, there)]
+        sent = list(target.put(folder, [file.name for file in missing], on_event))
         # Clients read only the last one; the others are for people.
-        for name in (PUBLIC_KEY, PLAIN_INDEX, SIGNED_INDEX):
-            sent += target.put(request.folder, [name], on_event)
+        for name in _INDEX_FILES:
+            sent += target.put(copies, [name], on_event)
         deleted = retire(
             _files_of_target(request, target, there),
             served.index,
@@ -155,10 +167,20 @@ def upload(
         )
         pages, gone = _upload_catalogue(request.folder, target, on_event)
         sent, deleted = [*sent, *pages], (*deleted, *gone)
+        if read_index_file(folder / SIGNED_INDEX) != (copies / SIGNED_INDEX).read_bytes():
+            warn(on_event, f"the index of {folder} changed during the upload: upload again")
     return UploadResult(tuple(sent), deleted)
 
 
-def _complete(folder: Path, index: Index) -> list[str]:
+def _is_there(file: NamedFile, there: dict[str, int]) -> bool:
+    return (
+        stem_of_published(file.name) is not None
+        and file.size is not None
+        and there.get(file.name) == file.size
+    )
+
+
+def _complete(folder: Path, index: Index) -> list[NamedFile]:
     """Return the files that an index names, each once, after a check that all are here."""
     files = [file for entry in index.entries for file in files_of(entry)]
     for file in files:
@@ -168,7 +190,7 @@ def _complete(folder: Path, index: Index) -> list[str]:
                 "nothing was uploaded",
                 hint=f"see: pybuilder-repo status {folder}",
             )
-    return list(dict.fromkeys(file.name for file in files))
+    return list({file.name: file for file in files}.values())
 
 
 def _index_there(

@@ -12,6 +12,7 @@ import enum
 import os
 import pwd
 import shlex
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from imgbuilder.events import Reporter, debug
 from imgbuilder.fetch.urls import Address, without_secrets
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.paths import temporary_dir
 from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.process import Popen
 from imgrepo.template.disk import Layout
@@ -253,7 +255,19 @@ def _usable_mode(mode: Mode) -> Mode:
                     hint=f"apt-get install uidmap, and as root: "
                     f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
                 )
+        _check_can_be_entered(temporary_dir().resolve())
     return mode
+
+
+def _check_can_be_entered(space: Path) -> None:
+    """Check that the users of a namespace, who are other users here, can enter a folder."""
+    for folder in (space, *space.parents):
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            raise ToolError(
+                f"packages are installed under other user numbers, so {space} cannot hold temporary files: "
+                f"other users may not enter {folder}",
+                hint="set TMPDIR to another folder, such as /var/tmp",
+            )
 
 
 def _user_name() -> str:

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
 from imgbuilder.host.arch import normalise
-from imgindex.fields import Deprecation, settle_comments, with_deprecation
-from imgindex.model import Entry, Index
+from imgindex.fields import Deprecation, is_known_field, settle_comments, with_deprecation
+from imgindex.model import Entry, ExtraField, Index, Note
+from imgindex.parse import parse_index
+from imgindex.trust import UnverifiedText
+from imgindex.write import tidy_note, write_index
 from imgrepo.services import Services, Signing
 from imgrepo.webroot.entries import files_of, is_complete
 from imgrepo.webroot.retired import retire, served_files
@@ -192,6 +197,69 @@ def remove_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[
 def hide(index: Index, name: str, arch: str | None, *, hidden: bool) -> Index:
     """Leave a template out of listings, or show it again; it can be built from either way."""
     return _each(index, find(index, name, arch), lambda entry: dataclasses.replace(entry, hidden=hidden))
+
+
+_FIELD = re.compile(r"(?P<key>[A-Za-z0-9_.-]+)(?:\[(?P<subkey>[A-Za-z0-9_.@-]+)\])?")
+_DESCRIPTION = ("name", "osinfo", "expand", "lvexpand")
+_EDITABLE = (*_DESCRIPTION, "notes", "aliases", "hidden", "extra", "comments")
+
+
+def describe(index: Index, name: str, arch: str | None, values: Mapping[str, str]) -> Index:
+    """Set fields of a template that people write, such as ``notes[de]``; an empty value removes one."""
+    for label, value in values.items():
+        index = _each(
+            index, find(index, name, arch), partial(_with_field, label=label, value=tidy_note(value))
+        )
+    return index
+
+
+def _with_field(entry: Entry, label: str, value: str) -> Entry:
+    match = _FIELD.fullmatch(label)
+    if match is None:
+        raise UsageError(f"{label!r} is not the name of a field", hint="write it as in the index: notes[de]")
+    key, subkey = match["key"], match["subkey"]
+    if key in _DESCRIPTION and subkey is None:
+        fields: dict[str, str | None] = {key: value or None}
+        return dataclasses.replace(entry, **fields)  # type: ignore[arg-type]
+    if key == "notes":
+        notes = {**dict(entry.notes), subkey or "": value}
+        return dataclasses.replace(entry, notes=tuple(Note(*note) for note in notes.items() if note[1]))
+    if is_known_field(key, subkey):
+        raise UsageError(
+            f"{label} cannot be set: it is a fact about the image, or has a command of its own",
+            hint="see: pybuilder-repo alias --help, and hide --help",
+        )
+    extra = {(item.key, item.subkey): item.value for item in entry.extra} | {(key, subkey): value}
+    return dataclasses.replace(
+        entry, extra=tuple(ExtraField(*name, text) for name, text in extra.items() if text)
+    )
+
+
+def as_text(index: Index, name: str, arch: str | None) -> str:
+    """Return one template as the text that stands in the index."""
+    found = find(index, name, arch)
+    if len(found) > 1:
+        raise UsageError(
+            f"{name} is published for {' and '.join(entry.arch for entry in found)}",
+            hint="choose one of them: --arch ARCH",
+        )
+    return write_index(Index(found))
+
+
+def rewrite(index: Index, name: str, arch: str | None, text: str) -> Index:
+    """Replace a template by a text that was made of ``as_text``; facts about the image must be the same."""
+    (old,) = find(index, name, arch)
+    entries = parse_index(UnverifiedText(text), where="the edited text").entries
+    facts = [
+        dataclasses.replace(entry, **{field: getattr(old, field) for field in _EDITABLE}) for entry in entries
+    ]
+    if facts != [old]:
+        raise UsageError(
+            f"the edited text is no longer the template {name}: its name or a fact about its image changed",
+            hint=f"change only these fields: {', '.join((*_DESCRIPTION, 'notes', 'aliases', 'hidden'))}, or "
+            "fields of your own",
+        )
+    return _each(index, (old,), lambda _entry: entries[0])
 
 
 def find(index: Index, name: str, arch: str | None) -> tuple[Entry, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -255,6 +255,9 @@ def _sha512(path: Path) -> str | None:
         return None
 
 
+LONGEST_NOTES = 20_000
+"""Characters that the notes of a template have at most, as in ``entry.toml``."""
+
 SUFFIX = ".entry"
 """Ending of the file next to an image with its entry; it is read before its template is first published."""
 
@@ -264,23 +267,23 @@ def sidecar_of(image: Path) -> Path:
     return image.with_name(f"{image.stem}{SUFFIX}")
 
 
-def sidecar_entries(images: Iterable[SourceImage], index: Index) -> tuple[Entry, ...]:
-    """Read the entries next to images, for templates that are not in an index yet."""
-    found = []
-    for image in images:
-        path = image.path.with_name(f"{image.stem}{SUFFIX}")
-        draft = read_draft(path)
-        if draft is None:
-            continue
-        if len(draft.entries) != 1 or draft.entries[0].file != image.name:
-            raise RepositoryError(
-                f"{path} is not the entry of {image.name}",
-                hint=f"it holds one section, with file={image.name}",
-            )
-        entry = draft.entries[0]
-        if not any(_same(entry, old) for old in index.entries):
-            found.append(entry)
-    return tuple(found)
+def read_sidecar(image: SourceImage, index: Index) -> Entry | None:
+    """Read the entry next to an image; None without one, or if its template is in an index already."""
+    path = sidecar_of(image.path)
+    draft = read_draft(path)
+    if draft is None:
+        return None
+    if len(draft.entries) != 1 or draft.entries[0].file != image.name:
+        raise RepositoryError(
+            f"{path} is not the entry of {image.name}",
+            hint=f"it holds one section, with file={image.name}",
+        )
+    entry = draft.entries[0]
+    if any(len(note.text) > LONGEST_NOTES for note in entry.notes):
+        raise RepositoryError(
+            f"{path}: the notes are longer than {LONGEST_NOTES} characters", hint="shorten them"
+        )
+    return None if any(_same(entry, old) for old in index.entries) else entry
 
 
 def _same(entry: Entry, old: Entry) -> bool:

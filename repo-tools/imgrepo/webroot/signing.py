@@ -176,11 +176,10 @@ class IndexSigner:
         remember_former(folder, old.index, new)
         plain = folder / PLAIN_INDEX
         if self.was_edited(folder, old):
-            self._session.write(_BACKUP, plain.read_bytes())
-        self._session.write(PUBLIC_KEY, (self._session.folder / PUBLIC_KEY).read_bytes())
-        self._session.write(PLAIN_INDEX, signed.text.encode())
-        # Clients read only this one, so it comes last.
-        self._session.write(SIGNED_INDEX, data)
+            self._session.write({_BACKUP: plain.read_bytes()})
+        key_file = (self._session.folder / PUBLIC_KEY).read_bytes()
+        # Clients read only the signed index, so it comes last.
+        self._session.write({PUBLIC_KEY: key_file, PLAIN_INDEX: signed.text.encode(), SIGNED_INDEX: data})
 
     def _check(self, data: bytes, new: Index, old: PublishedIndex) -> VerifiedText:
         """Read a signed index as a client does; return the text that clients get.

@@ -1,14 +1,18 @@
-"""The records between runs: the images of a folder, and the withdrawn and former templates of a site.
+"""The records between runs, which all lie in the served folder; no client reads them.
 
-The record of images is a convenience: without it images are compressed again
-and come out as the same files. It is not published, and nothing in it is trusted
-unless the signed index confirms it. The record of withdrawn templates, in the
-served folder, keeps ``publish`` from publishing them again. The record of former
-entries gives a template that comes back its notes, aliases and revision.
+The record of images, one for each folder that is published there, shows what
+changed. The record of packed files keeps an image from being packed twice,
+also by another publisher. Both are conveniences: without them images are
+compressed again and come out as the same files, and nothing in them is trusted
+unless the signed index confirms it. The record of withdrawn templates keeps
+``publish`` from publishing them again. The record of former entries gives a
+template that comes back its notes, aliases and revision.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +25,7 @@ from imgindex.trust import UnverifiedText
 from imgindex.write import write_index
 from imgrepo.recordfile import Many, Moment, RecordFile
 
-STATE_NAME = ".pybuilder-repo.json"
+PACKED_NAME = ".pybuilder-repo-packed.json"
 WITHDRAWN_NAME = ".pybuilder-repo-withdrawn.json"
 FORMER_NAME = ".pybuilder-repo-former.json"
 
@@ -48,6 +52,31 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """A packed file.
+
+    Attributes:
+        image: SHA-512 of the image that it was made of.
+        how: Program and options.
+        entry: Name of the template.
+        system: Whether an operating system was found in the image.
+    """
+
+    image: str
+    how: str
+    sha512: str
+    size: int
+    entry: str
+    arch: str
+    system: bool = True
+
+
+@dataclass(frozen=True)
+class _PackedFiles:
+    files: dict[str, Packed]
+
+
+@dataclass(frozen=True)
 class _PublishedImages:
     images: dict[str, Published]
 
@@ -62,7 +91,7 @@ class _Former:
     index: str
 
 
-_STATE = RecordFile(_PublishedImages, STATE_NAME)
+_PACKED = RecordFile(_PackedFiles, PACKED_NAME)
 _WITHDRAWN = RecordFile(
     _Withdrawn,
     WITHDRAWN_NAME,
@@ -71,18 +100,39 @@ _WITHDRAWN = RecordFile(
 _FORMER = RecordFile(_Former, FORMER_NAME)
 
 
-def read_state(folder: Path) -> dict[str, Published]:
+def _state_file(images: Path) -> RecordFile[_PublishedImages]:
+    folder = hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:16]
+    return RecordFile(_PublishedImages, f".pybuilder-repo-images-{folder}.json")
+
+
+def read_state(webroot: Path, images: Path) -> dict[str, Published]:
     """Return the remembered images of a folder by name; none if the record is missing or damaged."""
     try:
-        record = _STATE.read(folder)
+        record = _state_file(images).read(webroot)
     except RepositoryError:
         return {}
     return {} if record is None else record.images
 
 
-def write_state(folder: Path, images: Mapping[str, Published]) -> None:
-    """Replace the record of the images of a folder."""
-    _STATE.write(folder, _PublishedImages(dict(sorted(images.items()))))
+def write_state(webroot: Path, images: Path, published: Mapping[str, Published]) -> None:
+    """Replace the record of the images of a folder, if anything changed."""
+    if published != read_state(webroot, images):
+        _state_file(images).write(webroot, _PublishedImages(dict(sorted(published.items()))))
+
+
+def packed_files(webroot: Path) -> dict[str, Packed]:
+    """Return the remembered packed files by name; none if the record is missing or damaged."""
+    try:
+        record = _PACKED.read(webroot)
+    except RepositoryError:
+        return {}
+    return {} if record is None else record.files
+
+
+def remember_packed(webroot: Path, files: Mapping[str, Packed]) -> None:
+    """Replace the record of the packed files; those that are gone are forgotten."""
+    there = {name: packed for name, packed in sorted(files.items()) if (webroot / name).is_file()}
+    _PACKED.write(webroot, _PackedFiles(there))
 
 
 def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:

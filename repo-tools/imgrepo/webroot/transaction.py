@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from imgbuilder.errors import UsageError, WorkspaceError
@@ -21,6 +21,7 @@ from imgbuilder.host.workspace import explain, explaining
 from imgindex.files import sync_folder
 
 LOCK_NAME = ".pybuilder-repo.lock"
+UPLOAD_LOCK_NAME = ".pybuilder-repo-upload.lock"
 _PREFIX = ".pybuilder-publish."
 
 
@@ -31,22 +32,24 @@ class Session:
         self._target = target
         self.folder = folder
 
-    def commit(self, name: str) -> None:
-        """Move a complete file to its place, durably and readable by the web server."""
-        staged, final = self.folder / name, self._target / name
-        with explaining(final):
-            with staged.open("rb") as file:
+    def commit(self, *names: str) -> None:
+        """Move complete files to their places in this order, durably and readable by the web server."""
+        for name in names:
+            with explaining(self._target / name), (self.folder / name).open("rb") as file:
                 os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
-            staged.replace(final)
+        for name in names:  # a full disk was noticed above, before the first of them is in place
+            with explaining(self._target / name):
+                (self.folder / name).replace(self._target / name)
+        with explaining(self._target):
             sync_folder(self._target)
 
-    def write(self, name: str, content: bytes) -> None:
-        """Put a small file in its place; see ``commit``."""
-        path = self.folder / name
-        with explaining(path):
-            path.write_bytes(content)
-        self.commit(name)
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Put small files in their places; see ``commit``."""
+        for name, content in files.items():
+            with explaining(self._target / name):
+                (self.folder / name).write_bytes(content)
+        self.commit(*files)
 
 
 @contextlib.contextmanager
@@ -55,7 +58,7 @@ def open_session(target: Path, *, create: bool = False) -> Iterator[Session]:
 
     With ``create``, a missing folder is made, and is removed again if nothing was put into it.
     """
-    with _made(target) if create else contextlib.nullcontext(), _locked(target):
+    with _made(target) if create else contextlib.nullcontext(), locked(target):
         with explaining(target):
             _remove_dead(target)
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target))
@@ -91,14 +94,18 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    path = target / LOCK_NAME
+def locked(target: Path, name: str = LOCK_NAME) -> Iterator[None]:
+    """Lock a served folder against other publishers, or with ``UPLOAD_LOCK_NAME`` against other uploads."""
+    path = target / name
     with explaining(path):
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        # For whom the folder is writable: operators of one group may have to wait for each other.
+        mode = target.stat().st_mode & 0o660
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         if not _lock(lock, path):
+            who = "upload" if name == UPLOAD_LOCK_NAME else "publisher"
             raise WorkspaceError(
-                f"another publisher is at work in {target}", hint="wait until it is done, then publish again"
+                f"another {who} is at work in {target}", hint="wait until it is done, then try again"
             )
         try:
             yield

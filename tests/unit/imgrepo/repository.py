@@ -25,6 +25,7 @@ from imgindex.write import write_index
 from imgrepo.publishing.publish import PublishResult, publish
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.services import Services, Signing
+from imgrepo.webroot.state import PACKED_NAME
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 
@@ -168,12 +169,23 @@ class Repository:
         (self.web / "index").write_text(text)
 
     def snapshot(self) -> dict[str, tuple[bytes, int]]:
-        """Return the content and time of all files that are served."""
+        """Return the content and time of all files there, but for the records of images and files."""
         return {
             path.name: (path.read_bytes(), path.stat().st_mtime_ns)
             for path in self.web.iterdir()
-            if path.is_file()
+            if path.is_file() and not path.name.startswith((".pybuilder-repo-images-", PACKED_NAME))
         }
+
+    @property
+    def record(self) -> Path:
+        """Return the publisher's record of the images."""
+        (path,) = self.web.glob(".pybuilder-repo-images-*.json")
+        return path
+
+    def forget(self) -> None:
+        """Lose what the publisher remembers of images and files."""
+        self.record.unlink()
+        (self.web / PACKED_NAME).unlink()
 
     def copy(self, base: Path) -> Repository:
         """Copy both folders, so that each killed publisher starts from the same state."""

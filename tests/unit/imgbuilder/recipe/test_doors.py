@@ -252,7 +252,7 @@ def test_secrets_are_not_written_to_a_recipe(keyword: str, text: str) -> None:
 
 def test_the_published_schema_is_the_one_of_the_registry(schema: Any) -> None:
     assert recipe_schema() == schema
-    done = subprocess.run([sys.executable, ROOT / "scripts/recipe-schema", "--check"], capture_output=True)
+    done = subprocess.run([sys.executable, ROOT / "scripts/schemas", "--check"], capture_output=True)
     assert done.returncode == 0, done.stderr
     jsonschema.Draft202012Validator.check_schema(schema)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -107,6 +108,25 @@ def test_the_same_again_writes_nothing(library: Repository) -> None:
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in library.web.rglob("*")} == before
 
 
+def test_signing_again_changes_one_page(library: Repository) -> None:
+    make_site(library, calendar=True)
+    before = site_files(library)
+    library.publish(signing=library.signing(valid_for=timedelta(days=30)))
+    make_site(library, calendar=True)
+    after = site_files(library)
+    assert {name for name in after if after[name] != before.get(name)} == {"index.html"}
+
+
+def test_what_a_card_shows_can_be_searched_for(library: Repository) -> None:
+    make_site(library)
+    text = site_files(library)["index.html"].decode()
+    searched = " ".join(re.findall(r'data-text="([^"]*)"', text))
+    shown = re.findall(r"<p>([^<]{3,})</p>", text.partition('id="list"')[2].partition("</ul>\n<p")[0])
+    assert shown
+    for words in shown:
+        assert words.lower() in searched
+
+
 def test_what_did_not_change_keeps_its_time_and_what_is_not_needed_goes(library: Repository) -> None:
     make_site(library, calendar=True)
     site = library.web / "catalogue"
@@ -206,7 +226,7 @@ def test_a_broken_entry_keeps_no_other(library: Repository) -> None:
     make_site(library, calendar=True)
     warned = library.notices()
     assert "the entry ascii-snake is left out: " in warned
-    assert "there is no such key" in warned
+    assert "unknown key" in warned
     assert "the entry later is left out: " in warned
     assert "Snake in the terminal" in words_of(library, "templates/ascii-snake/x86_64.html")
     assert "Ada Example" not in words_of(library, "templates/ascii-snake/x86_64.html")

@@ -219,6 +219,53 @@ def test_the_revision_of_a_template_that_comes_back_goes_on(operator: Operator, 
     assert (repository.entry("a").revision, repository.entry("a").aliases) == (3, ("stable",))
 
 
+def test_edit_changes_what_people_write(operator: Operator, tmp_path: Path) -> None:
+    repository = operator.repository
+    notes = tmp_path / "notes"
+    notes.write_text("First line  \n\nLast line\n\n")
+    out = operator.type(
+        f"edit WEB a --set name=Ours --set notes[de]=Hallo --set owner=us --notes-file {notes} -K KEY"
+    )
+    assert "notes: " in out
+    entry = repository.entry("a")
+    assert entry.name == "Ours"
+    assert entry.notes == (("de", "Hallo"), ("", "First line\n\nLast line"))
+    assert entry.extra == (("owner", None, "us"),)
+    operator.type("edit WEB a --set notes[de]= --set owner= -K KEY")
+    assert repository.entry("a").notes == (("", "First line\n\nLast line"),)
+    assert repository.entry("a").extra == ()
+    before = repository.snapshot()
+    for wrong in ("--set revision=9", "--set file=b.xz", "--set =x", "--set name", "--set hidden=true"):
+        operator.type(f"edit WEB a {wrong} -K KEY", 2)
+    operator.type("edit WEB c --set name=x -K KEY", 2)
+    operator.type(f"edit WEB a --notes-file {tmp_path}/none -K KEY", 2)
+    assert repository.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        ("s/^name=.*/name=By hand/", 0, "name: "),
+        ("s/^revision=.*/revision=9/", 2, "a fact about its image changed"),
+        ("s/^\\[a\\]/[c]/", 2, "no longer the template a"),
+        ("s/^size=.*/size=x/", 1, "the edited text"),
+        ("", 0, "nothing to change"),
+    ],
+)
+def test_edit_opens_the_editor(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, script: str, code: int, words: str
+) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", f"sed -i '{script}'" if script else "true")
+    before = operator.repository.snapshot()
+    out = operator.type("edit WEB a -K KEY", code)
+    assert words in out + operator.err
+    if code or not script:
+        assert operator.repository.snapshot() == before
+    else:
+        assert operator.repository.entry("a").name == "By hand"
+
+
 def test_an_alias_is_not_taken_for_a_template(operator: Operator) -> None:
     operator.type("alias WEB a stable -K KEY")
     operator.type("hide WEB stable -K KEY", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ from imgbuilder.errors import (
     NotSignedError,
     PybuilderError,
     RepositoryError,
+    RolledBackError,
     UsageError,
     WrongKeyError,
 )
@@ -198,7 +200,7 @@ def test_an_imported_image_is_published_with_its_entry(distribution: Distributio
     repository.publish()
     assert repository.snapshot() == before
     # Nor when the publisher's memory is lost and the image is another one.
-    (repository.images / ".pybuilder-repo.json").unlink()
+    repository.forget()
     qcow2(repository.images / "nova.qcow2", "-o", "cluster_size=4k")
     repository.publish()
     assert (repository.entry("nova").revision, repository.entry("nova").aliases) == (2, ("nova-stable",))
@@ -528,3 +530,23 @@ def test_a_sidecar_is_about_its_image_only(repository: Repository, text: str) ->
     with pytest.raises(RepositoryError):
         repository.publish()
     assert list(repository.web.glob("index*")) == []
+
+
+def test_an_older_image_does_not_replace_a_newer_one(distribution: Distribution) -> None:
+    folder = distribution.folder
+    old = {path.name: path.read_bytes() for path in folder.iterdir()}
+    distribution.take()
+    time.sleep(1.1)  # signatures have whole seconds
+    distribution.replace(qcow2(folder.parent / "newer.qcow2", fill=False))
+    newer = distribution.take().path.read_bytes()
+    for name, data in old.items():
+        distribution.put(name, data)
+    with pytest.raises(RolledBackError, match="offers an older image") as refused:
+        distribution.take()
+    assert "--allow-older" in (refused.value.hint or "")
+    image = distribution.repository.images / NAME
+    assert image.read_bytes() == newer
+    trust = TrustOptions(key=str(folder.parent / "distribution.gpg"))
+    request = ImportRequest(distribution.url, distribution.repository.images, trust, allow_older=True)
+    import_image(request, distribution.repository.services(), distribution.repository.events.append)
+    assert image.read_bytes() == old[NAME]

@@ -213,7 +213,7 @@ class TestApproval:
 
     def test_what_cannot_be_signed(self, repository: Repository, reviewer: str, tmp_path: Path) -> None:
         folder = add(repository, text="titel = 1\n")
-        with pytest.raises(RepositoryError, match="there is no such key"):
+        with pytest.raises(RepositoryError, match="unknown key"):
             sign(repository, folder, reviewer)
         folder.description.write_text(TEXT)
         folder.screenshot.symlink_to(tmp_path)

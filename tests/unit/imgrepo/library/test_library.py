@@ -69,7 +69,7 @@ class TestDescription:
     @pytest.mark.parametrize(
         ("text", "word"),
         [
-            ("titel = 'x'", "titel: there is no such key"),
+            ("titel = 'x'", "titel: unknown key"),
             ("title = 1", "title: "),
             ("title = 'a\\nb'\n".replace("'", '"'), "one line"),
             ('title = "a\\u001bb"', "control characters"),

@@ -22,6 +22,7 @@ from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder, described, find_images
 from imgrepo.publishing.status import status_of
 from imgrepo.review.results import Requirement
+from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.library.entries import TEXT, add, boot, reasons
 from tests.unit.imgrepo.repository import Repository, image
 
@@ -111,13 +112,14 @@ class TestBeforeTheFirstDay:
     def test_what_is_refused_still_fails(self, repository: Repository) -> None:
         add(repository, text="not-before = 2999-12-01\n")
         add(repository, "other", text="titel = 1\n")
-        with pytest.raises(RepositoryError, match=r"there is no such key; demo\.img is held back"):
+        with pytest.raises(RepositoryError, match=r"unknown key; demo\.img is held back"):
             repository.publish()
         assert not list(repository.web.glob("[!.]*"))
 
-    def test_an_empty_index_is_one(self, repository: Repository) -> None:
+    def test_an_empty_index_is_one(self, repository: Repository, keys: KeyMaker) -> None:
         """The published index stays signed, although it is empty."""
         repository.rewrite(Index())
+        (repository.web / "index.gpg").write_bytes(keys.export(repository.key, armor=True))
         add(repository, text="not-before = 2999-12-01\n")
         before = repository.snapshot()
         assert repository.publish().has_index
@@ -173,7 +175,7 @@ def test_a_broken_entry_stops_no_other_and_its_template_stays(repository: Reposi
     image(repository.images / "second" / "more.img", b"w")
     result = repository.publish(prune=True, grace=timedelta())
     assert repository.names() == ["demo", "other"]
-    assert "there is no such key" in reasons(result)
+    assert "unknown key" in reasons(result)
     assert "more than one image" in reasons(result)
     assert "gone" not in repository.notices()
     assert "the entry demo cannot be published" in changes(repository)

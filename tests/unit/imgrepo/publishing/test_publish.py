@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,22 +20,27 @@ from imgbuilder.errors import (
     ApplianceError,
     RepositoryError,
     SigningError,
+    ToolError,
     TrustError,
     UsageError,
     WorkspaceError,
 )
-from imgbuilder.events import Severity
+from imgbuilder.events import Severity, ignore
+from imgbuilder.host import process
 from imgindex.gpg import GpgVerifier
 from imgindex.model import ExtraField, Index, Note
 from imgindex.signer import GpgSigner
+from imgrepo.images.compress import Compressed, compress
+from imgrepo.images.scan import SourceImage
 from imgrepo.publishing import pack as pack_module
 from imgrepo.publishing import publish as module
 from imgrepo.publishing import steps
 from imgrepo.publishing.request import PublishRequest
+from imgrepo.publishing.status import status_of
 from imgrepo.webroot.transaction import LOCK_NAME, open_session
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
-from tests.unit.imgrepo.repository import Repository, debian
+from tests.unit.imgrepo.repository import Repository, debian, image
 
 
 def test_a_first_run_publishes_all_that_a_client_needs(repository: Repository) -> None:
@@ -92,9 +100,78 @@ def test_a_touched_image_is_not_compressed_again(
 
 
 @pytest.mark.row("R7")
+def test_an_image_published_from_elsewhere_is_recognised(published: Repository, tmp_path: Path) -> None:
+    before, launches = published.snapshot(), len(published.appliances.launches)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(published.images, elsewhere)
+    published.publish(folder=elsewhere)
+    assert published.snapshot() == before
+    assert len(published.appliances.launches) == launches
+    image(elsewhere / "a.img", b"new")
+    published.publish(folder=elsewhere)
+    assert published.entry("a").revision == 2
+
+
+@pytest.mark.parametrize("ways", [{}, {"zstd_level": 1}, {"trim": False}, {"compress": False}])
+def test_what_was_packed_is_never_packed_again(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, ways: dict[str, Any]
+) -> None:
+    for name in "abc":
+        repository.add(f"{name}.img", name.encode())
+    real, packed, limit = compress, list[str](), 2
+
+    def counting(image: SourceImage, *arguments: Any, **options: Any) -> Compressed:
+        if len(packed) == limit:
+            raise KeyboardInterrupt
+        packed.append(image.name)
+        return real(image, *arguments, **options)
+
+    monkeypatch.setattr(pack_module, "compress", counting)
+    with pytest.raises(KeyboardInterrupt):
+        repository.publish(**ways)
+    assert repository.served() is None
+    limit = 99
+    repository.publish(**ways)
+    assert len(packed) == (6 if "zstd_level" in ways else 3)
+    assert repository.names() == ["a", "b", "c"]
+    repository.publish(**{**ways, "zstd_level": 2})  # the first files stay as they are
+    assert len(packed) == 6
+
+
+def test_a_bad_entry_next_to_an_image_refuses_only_this_one(published: Repository) -> None:
+    published.add("b.img", b"b")
+    published.add("c.img", b"c")
+    published.add("d.img", b"d")
+    (published.images / "a.entry").write_text("notes=forgot the section")
+    (published.images / "b.entry").write_text(
+        f"[b]\nfile=b.img\nnotes={'x' * 8000}\n" + f" {'x' * 8000}\n" * 3
+    )
+    (published.images / "c.entry").write_text("[c]\nfile=other.img\n")
+    result = published.publish()
+    assert set(result.refused) == {"a.img", "b.img", "c.img"}
+    assert "longer than 20000 characters" in result.refused["b.img"].message
+    assert published.names() == ["a", "d"]
+    status = status_of(
+        published.web, published.services(), ignore, images=published.images, within=timedelta()
+    )
+    assert len([change for change in status.changes if "cannot be published" in change]) == 3
+
+
+@pytest.mark.parametrize(("program", "ways"), [("xz", {}), ("zstd", {"zstd_level": 1})])
+def test_a_program_that_is_missing_is_named_before_any_work(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, program: str, ways: dict[str, Any]
+) -> None:
+    real = process.find_program
+    monkeypatch.setattr(process, "find_program", lambda name: None if name == program else real(name))
+    repository.add("a.img")
+    with pytest.raises(ToolError, match=program):
+        repository.publish(**ways)
+    assert repository.appliances.launches == []
+
+
 def test_without_its_memory_the_same_image_keeps_its_revision(published: Repository) -> None:
     before = published.snapshot()
-    (published.images / ".pybuilder-repo.json").unlink()
+    published.forget()
     published.publish()
     assert published.snapshot() == before
 
@@ -157,7 +234,7 @@ def test_an_entry_written_by_hand_for_virt_builder_is_taken_over(repository: Rep
         sha512=subprocess.run(["sha512sum", packed], capture_output=True, check=True).stdout.decode()[:128],
     )  # fmt: skip
     repository.rewrite(Index((by_hand,)))
-    (repository.images / ".pybuilder-repo.json").unlink()
+    repository.forget()
     repository.publish()
     (entry,) = repository.read().entries
     assert (entry.os_version, entry.revision) == ("mine", 8)
@@ -239,9 +316,9 @@ def test_a_locked_key_is_refused_before_compressing(
 
 
 @pytest.mark.row("R12")
-def test_no_space_while_compressing_leaves_everything_as_it_was(published: Repository) -> None:
-    before = published.snapshot()
+def test_no_space_for_one_image_costs_only_that_one(published: Repository) -> None:
     published.add("b.img", b"b")
+    published.add("c.img", b"c")
     full = Path("/dev/full")
     real = Path.open
 
@@ -252,9 +329,9 @@ def test_no_space_while_compressing_leaves_everything_as_it_was(published: Repos
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", opened)
-        with pytest.raises(WorkspaceError, match="No space left"):
-            published.publish()
-    assert published.snapshot() == before
+        result = published.publish()
+    assert "No space left" in result.refused["b.img"].message
+    assert published.names() == ["a", "c"]
     assert [path for path in published.web.iterdir() if path.is_dir()] == []
 
 

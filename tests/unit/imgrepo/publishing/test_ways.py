@@ -114,7 +114,7 @@ def test_free_space_is_given_back_on_a_copy(repository: Repository) -> None:
     repository.publish()  # the record speaks of the image, not of the copy
     assert repository.snapshot() == before
     assert len(repository.appliances.launches) == 1
-    (repository.images / ".pybuilder-repo.json").unlink()
+    repository.forget()
     repository.publish()  # and without it the same comes out
     assert repository.snapshot() == before
 
@@ -255,7 +255,7 @@ def test_a_template_goes_a_while_after_its_image_with_prune_only(repository: Rep
     repository.publish(prune=True, grace=week)
     assert repository.names() == ["b"]
     assert (repository.web / file).exists()  # for clients that hold the old index
-    assert "a.img" not in read_state(repository.images)
+    assert "a.img" not in read_state(repository.web, repository.images)
     repository.later = timedelta(days=14)
     repository.publish(prune=True, grace=week)
     assert (repository.web / file).exists()
@@ -276,7 +276,7 @@ def test_an_image_that_comes_back_in_time_is_as_if_it_had_not_been_gone(reposito
     repository.later = timedelta(days=30)
     repository.publish(prune=True)
     assert repository.read() == before
-    assert read_state(repository.images)["a.img"].gone_since is None
+    assert read_state(repository.web, repository.images)["a.img"].gone_since is None
 
 
 @pytest.mark.row("R9")
@@ -385,7 +385,7 @@ def test_only_images_whose_template_is_in_the_index_are_removed(repository: Repo
     repository.publish(remove_images=True)
     assert withdrawn.exists()
     assert not (repository.images / "c.img").exists()
-    assert list(read_state(repository.images)) == ["a.img", "b.img"]  # it is still missed
+    assert list(read_state(repository.web, repository.images)) == ["a.img", "b.img"]  # it is still missed
 
 
 def test_an_image_with_the_name_of_a_published_file_is_never_pruned(repository: Repository) -> None:
@@ -414,7 +414,7 @@ def test_a_dry_run_tells_the_difference_and_changes_nothing(repository: Reposito
     repository.publish()
     repository.add("b.img", b"new")
     repository.add("c.img", b"c")
-    before, state = repository.snapshot(), read_state(repository.images)
+    before, state = repository.snapshot(), read_state(repository.web, repository.images)
     result = repository.publish(dry_run=True)
     lines = list(differences(result.before, result.index))
     assert lines[0] == "~ b (x86_64)"
@@ -422,7 +422,7 @@ def test_a_dry_run_tells_the_difference_and_changes_nothing(repository: Reposito
     assert "+ c (x86_64)" in lines
     assert not any(line.endswith("a (x86_64)") for line in lines)
     assert repository.snapshot() == before
-    assert read_state(repository.images) == state
+    assert read_state(repository.web, repository.images) == state
     assert all(disk.readonly for disk in repository.appliances.launches[-1])
 
 

@@ -146,7 +146,7 @@ def test_a_withdrawn_entry(repository: Repository, listing: Listing) -> None:
     assert run(withdraw, repository.services()) == 0
     assert listing.state() is State.WITHDRAWN
     assert listing.row().hint == (f"undo that: pybuilder-repo withdraw --undo {repository.web} demo -K KEY")
-    (repository.images / ".pybuilder-repo.json").unlink()
+    repository.record.unlink()
     assert listing.state() is State.WITHDRAWN, "also where nothing is remembered of the image"
     assert listing.state("other") is State.CHECKED
     assert "its image is not recorded here" in listing.remarks("other")
@@ -158,11 +158,11 @@ def test_a_template_of_another_publisher_is_not_this_image(repository: Repositor
     """The record of this folder says that the image was published, and the index names another file."""
     add(repository)
     repository.publish()
-    kept = (repository.images / ".pybuilder-repo.json").read_bytes()
+    kept = repository.record.read_bytes()
     add(repository, fill=b"new")
     repository.publish()
     add(repository)
-    (repository.images / ".pybuilder-repo.json").write_bytes(kept)
+    repository.record.write_bytes(kept)
     assert listing.state() is State.CHECKED
     assert "its image is not recorded here" in listing.remarks()
 
@@ -209,7 +209,7 @@ def test_broken_entries_do_not_hide_others(repository: Repository, listing: List
     problems = {name: entry["problem"] for name, entry in shown.items() if entry["state"] == "broken"}
     assert list(problems) == ["my demo", "text", "twice", "two"]
     assert "has a name that an entry cannot have" in problems["my demo"]
-    assert "there is no such key" in problems["text"]
+    assert "unknown key" in problems["text"]
     assert "in the library's folder as well" in problems["twice"]
     assert "more than one image" in problems["two"]
     assert "boot.json cannot be read" in "\n".join(shown["record"]["remarks"])
@@ -221,7 +221,7 @@ def test_broken_entries_do_not_hide_others(repository: Repository, listing: List
 def test_a_damaged_record_of_the_publisher(repository: Repository, listing: Listing) -> None:
     add(repository)
     repository.publish()
-    (repository.images / ".pybuilder-repo.json").write_text("[")
+    repository.record.write_text("[")
     assert "its image is not recorded here" in listing.remarks()
     (repository.web / ".pybuilder-repo-withdrawn.json").write_text("[")
     assert "cannot be read" in listing.type("--webroot", str(repository.web), code=1)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.host.interrupts import Interrupted, interruptible
 from imgrepo.sharing.serve import Part, PublishedFolderServer, wanted_part
+from imgrepo.stats import count_downloads, files_of, parse_line
 from tests.unit.imgrepo.repository import Repository
 from tests.unit.imgrepo.sharing.conftest import Site
 
@@ -173,3 +175,21 @@ def test_a_catalogue_is_shown(site: Site) -> None:
     (site.repository.web / "link").symlink_to(pages)
     for path in ("/link", "/link/", "/link/index.html"):
         assert site.get(path)[0] == 404, path
+
+
+def test_stats_understands_the_log(site: Site) -> None:
+    file = site.repository.entry("a").file
+    size = (site.repository.web / file).stat().st_size
+    site.get(f"/{file}", User_Agent='a "quoted" one')
+    site.get(f"/{file}", Range="bytes=0-9")
+    site.get("/missing")
+    with socket.create_connection(("127.0.0.1", site.server.server_port), timeout=20) as raw:
+        raw.sendall(b"\x1b[31m nonsense\r\n\r\n")
+        raw.recv(4096)
+    until = time.monotonic() + 20
+    while len(site.lines) < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert all(line.isprintable() for line in site.lines)
+    found = count_downloads(map(parse_line, site.lines), files_of(site.repository.read()))
+    assert (found.lines, found.downloads, found.sent) == (4, 1, size + 10)
+    assert found.skipped <= 1  # the one without a request

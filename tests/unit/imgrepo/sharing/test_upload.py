@@ -17,8 +17,15 @@ from typing import Any, Protocol
 
 import pytest
 
-from imgbuilder.errors import RepositoryError, RolledBackError, ToolError, TrustError, UsageError
-from imgbuilder.events import Reporter
+from imgbuilder.errors import (
+    RepositoryError,
+    RolledBackError,
+    ToolError,
+    TrustError,
+    UsageError,
+    WorkspaceError,
+)
+from imgbuilder.events import Reporter, Step
 from imgindex.gpg import GpgVerifier
 from imgindex.model import Index
 from imgindex.parse import parse_index
@@ -35,6 +42,7 @@ from imgrepo.sharing.upload import (
     upload,
 )
 from imgrepo.webroot import edit
+from imgrepo.webroot.entries import files_of
 from tests.fakes.catalogues import make_library, make_site
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository
@@ -324,7 +332,7 @@ def test_broken_off_at_any_step_what_is_served_is_whole(
     assert index_of(published, remote.files()) == new
     assert seen[0] == old
     assert all(index in (old, new) for index in seen)
-    assert 7 <= len(seen) < 20
+    assert 6 <= len(seen) < 20
 
 
 def test_old_files_go_after_the_grace_time_and_only_on_request(published: Repository, remote: Remote) -> None:
@@ -469,9 +477,42 @@ def test_an_object_that_says_nothing_of_its_content_is_sent_again(
     published: Repository, bucket: BucketRemote
 ) -> None:
     bring(published, bucket)
-    name = published.entry("a").file
-    bucket.write(name, (published.web / name).read_bytes())
-    assert bring(published, bucket).sent == (name,)
+    bucket.write("index.gpg", (published.web / "index.gpg").read_bytes())
+    assert bring(published, bucket).sent == ("index.gpg",)
+
+
+def test_what_is_there_is_neither_read_nor_named(published: Repository, remote: Remote) -> None:
+    bring(published, remote)
+    names = {file.name for entry in published.read().entries for file in files_of(entry)}
+    published.events.clear()
+    for name in names:  # an upload that reads them would notice
+        (published.web / name).write_bytes(bytes((published.web / name).stat().st_size))
+    assert bring(published, remote).sent == ()
+    said = "".join(event.text for event in published.events if isinstance(event, Step))
+    assert not any(name in said for name in names)
+
+
+def test_an_urgent_change_does_not_wait_for_an_upload(published: Repository, daemon: FolderRemote) -> None:
+    target = daemon.target()
+    put = target.put
+
+    def withdraw_meanwhile(folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
+        if published.names() == ["a", "b"]:
+            edit.withdraw(published.web, published.signing(), published.services(), ["b"], None, on_event)
+            with pytest.raises(WorkspaceError, match="another upload"):
+                bring(published, daemon)
+        return put(folder, names, on_event)
+
+    target.put = withdraw_meanwhile  # type: ignore[method-assign]
+    bring(published, daemon, target)
+    there = index_of(published, daemon.files())
+    assert there is not None
+    assert [entry.os_version for entry in there.entries] == ["a", "b"]  # as it was when the upload began
+    assert "changed during the upload" in published.notices()
+    bring(published, daemon)
+    there = index_of(published, daemon.files())
+    assert there is not None
+    assert [entry.os_version for entry in there.entries] == ["a"]
 
 
 def test_large_files_arrive_in_parts(bucket: BucketRemote, tmp_path: Path) -> None:

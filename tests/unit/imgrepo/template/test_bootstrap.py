@@ -193,8 +193,22 @@ def test_an_ordinary_user_with_a_range_uses_a_namespace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyring: Path, table: str
 ) -> None:
     ordinary_user(tmp_path, monkeypatch, {"mmdebstrap": "/m", "newuidmap": "/n"}, table)
+    monkeypatch.delenv("TMPDIR", raising=False)
     mode, used = check_bootstrap(BootstrapRequest(recipe_named("debian-12"), keyring=keyring))
     assert (mode, used) == (Mode.UNSHARE, keyring)
+
+
+def test_a_folder_for_temporary_files_that_others_cannot_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyring: Path
+) -> None:
+    ordinary_user(tmp_path, monkeypatch, {"mmdebstrap": "/m", "newuidmap": "/n"}, "me:100000:65536\n")
+    home = tmp_path / "home"
+    (home / "tmp").mkdir(parents=True)
+    home.chmod(0o700)
+    monkeypatch.setenv("TMPDIR", str(home / "tmp"))
+    with pytest.raises(ToolError, match=f"other users may not enter {home}$") as refused:
+        check_bootstrap(BootstrapRequest(recipe_named("debian-12"), keyring=keyring))
+    assert "TMPDIR" in (refused.value.hint or "")
 
 
 def ordinary_user(

@@ -17,7 +17,7 @@ from imgrepo.images.compress import Compressed
 from imgrepo.images.facts import ImageFacts
 from imgrepo.images.scan import SourceImage
 from imgrepo.webroot.entries import merge, new_entry, old_entry, origin_of, published_name
-from imgrepo.webroot.state import STATE_NAME, Published, read_state, write_state
+from imgrepo.webroot.state import Published, read_state, write_state
 
 SHA = "0123456789abcdef" * 8
 FACTS = ImageFacts("x86_64", "Debian", "debian12", "/dev/sda2")
@@ -112,9 +112,11 @@ def test_the_same_template_twice_is_refused() -> None:
 
 def test_what_is_remembered_comes_back(tmp_path: Path) -> None:
     images = {"a.img": remembered("a"), "b.img": remembered("b", "aarch64")}
-    write_state(tmp_path, images)
-    assert read_state(tmp_path) == images
-    assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
+    write_state(tmp_path, tmp_path, images)
+    assert read_state(tmp_path, tmp_path) == images
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith(".")
+    assert read_state(tmp_path, tmp_path / "other") == {}
 
 
 @pytest.mark.parametrize(
@@ -127,8 +129,10 @@ def test_what_is_remembered_comes_back(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str) -> None:
-    (tmp_path / STATE_NAME).write_text(text, encoding="latin-1")
-    assert read_state(tmp_path) == {}
+    write_state(tmp_path, tmp_path, {"a.img": remembered("a")})
+    (path,) = tmp_path.iterdir()
+    path.write_text(text, encoding="latin-1")
+    assert read_state(tmp_path, tmp_path) == {}
 
 
 @given(
@@ -139,5 +143,7 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str) -> None:
 )
 def test_any_json_can_be_the_memory(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     folder = tmp_path_factory.mktemp("state")
-    (folder / STATE_NAME).write_text(json.dumps({"version": 1, "images": value}))
-    assert isinstance(read_state(folder), dict)
+    write_state(folder, folder, {"a.img": remembered("a")})
+    (path,) = folder.iterdir()
+    path.write_text(json.dumps({"version": 1, "images": value}))
+    assert isinstance(read_state(folder, folder), dict)

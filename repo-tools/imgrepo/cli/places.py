@@ -1,0 +1,76 @@
+"""The arguments that name a library or a served folder, and what its ``library.toml`` says about options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imgrepo.cli.options import PATH
+from imgrepo.publishing.settings import LibrarySettings, read_settings
+
+
+def _take_defaults(ctx: click.Context, folder: Path) -> LibrarySettings | None:
+    """Take the defaults of the options from the ``library.toml`` of a folder, if there is one."""
+    settings = None if ctx.resilient_parsing else read_settings(folder)
+    if settings is not None:
+        ctx.default_map = _defaults(settings, folder)
+    return settings
+
+
+def _defaults(settings: LibrarySettings, folder: Path) -> dict[str, Any]:
+    """Return the values of options by their parameters' names."""
+    webroot = str(folder / settings.webroot)
+    values = {
+        "webroot": webroot,
+        "output": webroot,
+        "images": str(folder),
+        "keys": settings.keys,
+        "expire": settings.expire,
+        "targets": settings.targets,
+        "target": settings.targets[0] if len(settings.targets) == 1 else None,
+        "endpoint_url": settings.endpoint_url,
+        "title": settings.title,
+        "base_url": settings.base_url,
+        "calendar": settings.calendar,
+        "reviewers": None if settings.reviewers is None else str(folder / settings.reviewers),
+        "required": tuple(one.value for one in settings.require),
+        "zstd": settings.zstd,
+        "zstd_level": settings.zstd_level,
+        "preset": settings.xz_preset,
+        "prune": settings.prune,
+        "grace": settings.grace,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _library(ctx: click.Context, _param: click.Parameter, folder: Path) -> Path:
+    _take_defaults(ctx, folder)
+    return folder
+
+
+def _webroot(ctx: click.Context, _param: click.Parameter, folder: Path) -> Path:
+    settings = _take_defaults(ctx, folder)
+    return folder if settings is None else folder / settings.webroot
+
+
+# All are eager: what a library.toml says is a default of the parameters that come later.
+webroot_argument = click.argument("webroot", type=PATH, is_eager=True, callback=_webroot)
+
+
+def library_argument(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the argument that names the folder of a library."""
+    return click.argument(name, type=PATH, is_eager=True, callback=_library)
+
+
+library_option = click.option(
+    "--library",
+    type=PATH,
+    is_eager=True,
+    callback=_library,
+    default=".",
+    metavar="DIR",
+    help="The folder of the entries [default: the current one].",
+)
