@@ -30,7 +30,7 @@ from imgindex.lexer import MAX_TEXT_SIZE
 from imgindex.model import Entry, Index, Note
 from imgindex.parse import parse_index
 from imgindex.write import write_index
-from tests.bench.compare import BIN, Series
+from tests.bench.measure import BIN, Series
 from tests.fakes.keys import KeyMaker
 
 ENTRIES = 100

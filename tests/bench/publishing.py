@@ -27,7 +27,7 @@ import psutil
 from imgbuilder.appliance.accelerator import kvm_verdict
 from imgbuilder.events import ignore
 from imgbuilder.host import paths
-from tests.bench.compare import default_template
+from tests.bench.measure import default_template
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
+import fcntl
 import os
 import posixpath
 import select
 import socket
-import struct
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgbuilder.appliance.worker import decode, encode
+from imgbuilder.appliance.worker import HEADER, LARGEST_FRAME, pack, unpack
 from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, debug
 from imgbuilder.host import privatefolder, process
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.process import Popen
 
-_HEADER = struct.Struct(">I")
-_LARGEST_FRAME = 24 * 1024 * 1024
-"""Most bytes of one answer; the worker has the same limit."""
 _LONGEST_REFUSAL = 4000
 """Characters of an error that are kept: it may quote the output of a program in the guest."""
 _LONGEST_LINE = 4096
@@ -49,11 +45,23 @@ _GONE = (
     "/hypervisor stopped by signal",
 )
 
+_MOST_STDERR = 1 << 20
+"""Bytes that a worker can write to its standard error: one that an image has taken over may write forever."""
+_QUOTED_STDERR = 2000
+
 WORKER = Path(__file__).with_name("worker.py")
 
 
 def _after(limit: float | None) -> float | None:
     return None if limit is None else time.monotonic() + limit
+
+
+def _bounded_file() -> int:
+    """Make a file in memory that cannot grow: what a process writes beyond its size fails."""
+    descriptor = os.memfd_create("worker.err", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, _MOST_STDERR)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return descriptor
 
 
 class Connection:
@@ -82,7 +90,7 @@ class Connection:
         self._partial = ""
         ours, theirs = socket.socketpair()
         self._socket = ours
-        self._stderr = (runtime / "worker.err").open("w+b")
+        self._stderr = _bounded_file()
         self._process: Popen[bytes] | None = None
         self._hypervisor: int | None = None
         self._stopped: BaseException | None = None
@@ -139,17 +147,11 @@ class Connection:
         """
         if self._stopped is not None:
             raise self._stopped  # an error of the appliance would hide it from the caller's cleanup
-        request = {
-            "method": method,
-            "args": encode(args),
-            "kwargs": {name: encode(value) for name, value in kwargs.items()},
-            "most": most,
-        }
-        body = json.dumps(request).encode()
+        frame = pack({"method": method, "args": args, "kwargs": kwargs, "most": most})
         try:
             try:
                 self._socket.settimeout(60.0)
-                self._socket.sendall(_HEADER.pack(len(body)) + body)
+                self._socket.sendall(frame)
             except OSError as error:
                 raise self._death() from error
             return self._answer(limit=limit, console=console, label=label)
@@ -191,7 +193,9 @@ class Connection:
             ended.poll(_DEATH_LIMIT * 1000)
             os.close(self._hypervisor)
             self._hypervisor = None
-        self._stderr.close()
+        if self._stderr >= 0:
+            os.close(self._stderr)
+            self._stderr = -1
 
     def _answer(self, *, limit: float | None, console: bool, label: str | None) -> Any:  # noqa: ANN401
         moving = False
@@ -210,17 +214,13 @@ class Connection:
                         self._report(Progress(label, done, total))
                 elif "error" in message:
                     raise self._refusal(message)
+                elif "result" in message:
+                    return message["result"]
                 else:
-                    return self._decoded(message)
+                    raise self._nonsense()
         finally:
             if moving:
                 self._report(ProgressEnd())
-
-    def _decoded(self, message: dict[str, Any]) -> Any:  # noqa: ANN401
-        try:
-            return decode(message["result"])
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise self._nonsense() from error
 
     def _nonsense(self) -> ApplianceError:
         self.close()
@@ -235,18 +235,15 @@ class Connection:
         return GuestCallError(text, errno_name=str(message.get("errno", "")))
 
     def _receive(self, deadline: float | None, limit: float | None) -> dict[str, Any]:
-        header = self._exactly(_HEADER.size, deadline, limit)
-        (size,) = _HEADER.unpack(header)
-        if size > _LARGEST_FRAME:
+        body_size, raw_size = HEADER.unpack(self._exactly(HEADER.size, deadline, limit))
+        if body_size + raw_size > LARGEST_FRAME:
             self.close()
-            raise ApplianceError(f"the appliance's worker sent {size} bytes in one answer")
+            raise ApplianceError(f"the appliance's worker sent {body_size + raw_size} bytes in one answer")
+        body = self._exactly(body_size, deadline, limit)
         try:
-            message = json.loads(self._exactly(size, deadline, limit))
-        except (ValueError, RecursionError):
-            message = None
-        if not isinstance(message, dict):
-            raise self._nonsense()
-        return message
+            return unpack(body, self._exactly(raw_size, deadline, limit))
+        except ValueError as error:
+            raise self._nonsense() from error
 
     def _exactly(self, size: int, deadline: float | None, limit: float | None) -> bytes:
         pieces = []
@@ -270,11 +267,11 @@ class Connection:
         return b"".join(pieces)
 
     def _death(self) -> ApplianceError:
-        if not self._stderr.closed:
-            self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 2000))
-            text = self._stderr.read(2000).decode(errors="replace").strip()
-        else:
-            text = ""
+        text = ""
+        if self._stderr >= 0:
+            end = min(os.lseek(self._stderr, 0, os.SEEK_CUR), _MOST_STDERR)  # the worker's position is ours
+            shown = os.pread(self._stderr, _QUOTED_STDERR, max(0, end - _QUOTED_STDERR))
+            text = shown.decode(errors="replace").strip("\0 \n")
         self.close()
         return ApplianceError(
             "the appliance's worker process ended unexpectedly" + (f": {text}" if text else "")

@@ -11,8 +11,9 @@ handles signals and time limits, and can end this process and its hypervisor.
 ``hostside.worker`` speaks the same protocol.
 
 Protocol, on the inherited socket whose number is the only argument: frames of
-a 32-bit big-endian length and that many bytes of JSON. Bytes travel as
-``{"base64": ...}``. Requests are ``{"method": NAME, "args": [...], "kwargs":
+two 32-bit big-endian lengths, and that many bytes of JSON and behind it of raw
+data. Bytes travel as raw data, and ``{"bytes": LENGTH}`` in the JSON stands for
+the next ones. Requests are ``{"method": NAME, "args": [...], "kwargs":
 {...}, "most": BYTES}``; each gets exactly one ``{"result": ...}`` or ``{"error":
 TEXT, "errno": NAME}``. A file that a call writes on this host is limited to
 ``most`` bytes, and an answer to ``_LARGEST_FRAME``. Before an answer there may
@@ -22,8 +23,8 @@ socket ends the worker.
 
 from __future__ import annotations
 
-import base64
 import errno
+import io
 import json
 import os
 import resource
@@ -32,30 +33,58 @@ import struct
 import sys
 from typing import Any
 
-_HEADER = struct.Struct(">I")
-_LARGEST_FRAME = 24 * 1024 * 1024
-"""Most bytes of one answer, also in the parent. libguestfs itself allows 4 MiB per message."""
+HEADER = struct.Struct(">II")
+LARGEST_FRAME = 24 * 1024 * 1024
+"""Most bytes of one answer. libguestfs itself allows 4 MiB per message."""
 
 
-def encode(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Turn an argument or a result into JSON data."""
+def pack(message: dict[str, Any]) -> bytes:
+    """Return the frame of a message; its values are those of JSON, bytes, and dictionaries with any keys."""
+    raw: list[bytes] = []
+    body = json.dumps({key: _encode(value, raw) for key, value in message.items()}).encode("ascii")
+    return b"".join([HEADER.pack(len(body), sum(map(len, raw))), body, *raw])
+
+
+def unpack(body: bytes, raw: bytes) -> dict[str, Any]:
+    """Return the message of a frame.
+
+    Raises:
+        ValueError: It is not a message.
+    """
+    source = io.BytesIO(raw)
+    try:
+        message = {str(key): _decode(value, source) for key, value in json.loads(body).items()}
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError("the frame is not a message") from error
+    if source.read(1):
+        raise ValueError("the frame has surplus bytes")
+    return message
+
+
+def _encode(value: Any, raw: list[bytes]) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode("ascii")}
+        raw.append(value)
+        return {"bytes": len(value)}
     if isinstance(value, dict):
-        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
+        return {"dict": [[_encode(key, raw), _encode(item, raw)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return [encode(item) for item in value]
+        return [_encode(item, raw) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def decode(value: Any) -> Any:  # noqa: ANN401
-    """Undo ``encode``."""
+def _decode(value: Any, source: io.BytesIO) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
-        if "base64" in value:
-            return base64.b64decode(value["base64"])
-        return {decode(key): decode(item) for key, item in value["dict"]}
+        if "bytes" not in value:
+            return {_decode(key, source): _decode(item, source) for key, item in value["dict"]}
+        size = value["bytes"]
+        if not isinstance(size, int) or not 0 <= size <= LARGEST_FRAME:
+            raise ValueError("a number of bytes that cannot be")
+        piece = source.read(size)
+        if len(piece) != size:
+            raise ValueError("the frame is too short")
+        return piece
     if isinstance(value, list):
-        return [decode(item) for item in value]
+        return [_decode(item, source) for item in value]
     return value
 
 
@@ -74,23 +103,21 @@ class Channel:
         self._socket = socket.socket(fileno=descriptor)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send one frame; guest bytes that are not UTF-8 become replacement characters."""
-        body = json.dumps(message).encode("utf-8", "replace")
-        if len(body) > _LARGEST_FRAME:
-            raise ValueError(f"the answer has {len(body)} bytes, more than the limit of {_LARGEST_FRAME}")
-        self._socket.sendall(_HEADER.pack(len(body)))
-        self._socket.sendall(body)
+        """Send one frame."""
+        frame = pack(message)
+        if len(frame) > LARGEST_FRAME:
+            raise ValueError(f"the answer has {len(frame)} bytes, more than the limit of {LARGEST_FRAME}")
+        self._socket.sendall(frame)
 
     def receive(self) -> dict[str, Any] | None:
-        """Return the next frame, or None if the parent has ended."""
-        header = self._exactly(_HEADER.size)
+        """Return the next message, or None if the parent has ended."""
+        header = self._exactly(HEADER.size)
         if header is None:
             return None
-        body = self._exactly(_HEADER.unpack(header)[0])
-        if body is None:
-            return None
-        message: dict[str, Any] = json.loads(body)
-        return message
+        body_size, raw_size = HEADER.unpack(header)
+        body = self._exactly(body_size)
+        raw = self._exactly(raw_size)
+        return None if body is None or raw is None else unpack(body, raw)
 
     def _exactly(self, size: int) -> bytes | None:
         pieces = []
@@ -143,10 +170,9 @@ def _serve(channel: Channel) -> None:
         if request is None:
             break
         try:
-            kwargs = {name: decode(value) for name, value in request["kwargs"].items()}
             _limit_files(request["most"])
-            result = getattr(handle, request["method"])(*decode(request["args"]), **kwargs)
-            channel.send({"result": encode(result)})
+            result = getattr(handle, request["method"])(*request["args"], **request["kwargs"])
+            channel.send({"result": result})
         except BrokenPipeError:
             raise  # the parent has ended
         except Exception as error:  # noqa: BLE001 - a guest must not be able to end the worker

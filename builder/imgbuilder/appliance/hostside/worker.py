@@ -15,7 +15,7 @@ from typing import Any
 from imgbuilder.appliance.hostside import confine
 from imgbuilder.appliance.hostside.filerequests import Requests
 from imgbuilder.appliance.hostside.libext2fs import Unfit
-from imgbuilder.appliance.worker import Channel, decode, encode
+from imgbuilder.appliance.worker import Channel
 
 UNFIT = "UNFIT"
 _MESSAGES = {
@@ -39,10 +39,10 @@ def _answer(requests: Requests, request: dict[str, Any]) -> dict[str, Any]:
     function: Callable[..., Any] | None = getattr(requests, method, None)
     if function is None or method.startswith("_"):
         return {"error": f"{method}: not known", "errno": UNFIT}
-    now, *arguments = decode(request["args"])
+    now, *arguments = request["args"]
     try:
         requests.begin(now)
-        return {"result": encode(function(*arguments, **request["kwargs"]))}
+        return {"result": function(*arguments, **request["kwargs"])}
     except Unfit as error:
         return {"error": f"{method}: {error}", "errno": UNFIT}
     except OSError as error:
@@ -65,7 +65,7 @@ def main(image: int, number: int) -> None:
     except confine.ConfinementError as error:
         channel.send({"error": str(error), "errno": UNFIT})
         return
-    channel.send({"result": encode({"seccomp": confined.seccomp, "landlock": confined.landlock})})
+    channel.send({"result": {"seccomp": confined.seccomp, "landlock": confined.landlock}})
     while True:
         request = channel.receive()
         if request is None:

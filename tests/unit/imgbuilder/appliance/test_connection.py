@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from imgbuilder.appliance.connection import Connection
-from imgbuilder.appliance.worker import decode, encode
+from imgbuilder.appliance.worker import HEADER, pack, unpack
 from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import Event, Notice, Progress, ProgressEnd
 from imgbuilder.host.interrupts import Interrupted, interruptible
@@ -50,7 +50,28 @@ def workers(folder: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize("value", ["text", "üñí", 12, True, None, b"\x00\xff bytes", ["a", b"b"], []])
 def test_values_travel_both_ways(connection: Connection, value: object) -> None:
     assert connection.call("echo", value) == value
-    assert decode(encode(value)) == value
+    frame = pack({"value": value, "before": b"one", "after": {b"two": (b"", b"three")}})
+    end = HEADER.size + HEADER.unpack_from(frame)[0]
+    assert unpack(frame[HEADER.size : end], frame[end:]) == {
+        "value": value, "before": b"one", "after": {b"two": [b"", b"three"]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "raw"),
+    [
+        (b"[]", b""),
+        (b'{"a": {}}', b""),
+        (b'{"a": {"bytes": 2}}', b"x"),
+        (b'{"a": {"bytes": 1}}', b"xy"),
+        (b'{"a": {"bytes": %d}}' % (1 << 80), b"xy"),
+        (b'{"a": {"dict": [[[], 1]]}}', b""),
+        (b"[" * 20_000, b""),
+    ],
+)
+def test_frames_that_are_not_messages(body: bytes, raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        unpack(body, raw)
 
 
 def test_options_and_mappings(connection: Connection) -> None:
@@ -135,6 +156,14 @@ def test_death_is_explained(connection: Connection, tmp_path: Path) -> None:
     assert workers(tmp_path) == []
     with pytest.raises(ApplianceError):
         connection.call("echo", 1)
+
+
+def test_endless_complaints_of_the_worker_take_no_room(connection: Connection) -> None:
+    kept = os.dup(connection._stderr)
+    with pytest.raises(ApplianceError, match="ended unexpectedly: x"):
+        connection.call("complain", 3 << 20)
+    assert os.fstat(kept).st_size == 1 << 20
+    os.close(kept)
 
 
 def test_a_signal_ends_a_blocked_call(connection: Connection, tmp_path: Path) -> None:

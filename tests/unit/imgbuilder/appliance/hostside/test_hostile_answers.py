@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,14 @@ from imgbuilder.appliance.hostside import connection
 from imgbuilder.appliance.hostside.connection import open_hostside
 from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.appliance.options import Attachment
-from imgbuilder.appliance.worker import encode
+from imgbuilder.appliance.worker import HEADER, pack
 from imgbuilder.errors import GuestCallError, UnfitError
 
 _TAKEN_OVER = """\
 import json, socket, struct, sys
 parent = socket.socket(fileno=int(sys.argv[3]))
-def send(body):
-    parent.sendall(struct.pack(">I", len(body)) + body)
+def send(body, raw=b""):
+    parent.sendall(struct.pack(">II", len(body), len(raw)) + body + raw)
 def receive(size):
     data = b""
     while len(data) < size:
@@ -29,12 +28,14 @@ def receive(size):
     return data
 send(b'{{"result": "ready"}}')
 while True:
-    request = json.loads(receive(struct.unpack(">I", receive(4))[0]))
+    size, raw_size = struct.unpack(">II", receive(8))
+    request = json.loads(receive(size))
+    receive(raw_size)
     if request["method"] in ("open", "close"):
         send(b'{{"result": null}}')
         continue
     if {answer!r} is not None:
-        send({answer!r})
+        send(*{answer!r})
     {then}
 """
 
@@ -44,8 +45,12 @@ def opened(image: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object
     """Run a request with a worker that gives one answer to everything, and then runs some code."""
 
     def run(
-        answer: bytes | None, request: Callable[[LibguestfsAppliance], object], then: str = "pass"
+        answer: bytes | tuple[bytes, bytes] | None,
+        request: Callable[[LibguestfsAppliance], object],
+        then: str = "pass",
     ) -> object:
+        if isinstance(answer, bytes):
+            answer = (answer, b"")
         monkeypatch.setattr(connection, "_START", _TAKEN_OVER.format(answer=answer, then=then))
         with open_hostside(Attachment(image, "raw")) as appliance:
             appliance.mount("/dev/sda", "/")
@@ -54,8 +59,11 @@ def opened(image: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object
     return run
 
 
-def _result(value: object) -> bytes:
-    return json.dumps({"result": encode(value)}).encode()
+def _result(value: object) -> tuple[bytes, bytes]:
+    """Return the text and the raw bytes of an answer."""
+    frame = pack({"result": value})
+    end = HEADER.size + HEADER.unpack_from(frame)[0]
+    return frame[HEADER.size : end], frame[end:]
 
 
 _FACTS = {"st_ino": 1, "st_mode": 0o100644, "st_nlink": 1, "st_uid": 0, "st_gid": 0, "st_size": 1}
@@ -74,7 +82,7 @@ _REQUESTS: dict[str, Callable[[LibguestfsAppliance], object]] = {
 }
 
 
-_ANSWERS = [
+_ANSWERS: list[bytes | tuple[bytes, bytes]] = [
     b"",
     b"null",
     b"[]",
@@ -84,9 +92,14 @@ _ANSWERS = [
     b"[" * 20_000,
     b'{"result": {"dict": 3}}',
     b'{"result": {"dict": [[[], 3]]}}',
-    b'{"result": {"base64": 5}}',
-    b'{"result": {"base64": "!"}}',
+    b'{"result": {"bytes": 5}}',
+    b'{"result": {"bytes": -1}}',
+    b'{"result": {"bytes": 1e9}}',
+    b'{"result": {"bytes": "!"}}',
     b'{"result": {}}',
+    (b'{"result": {"bytes": 2}}', b"x"),
+    (b'{"result": {"bytes": 1}}', b"xy"),
+    (b'{"result": null}', b"x"),
     b'{"error": {}, "errno": []}',
     b'{"error": "x", "errno": "EPERM"}',
     b'{"error": "x", "errno": "no such name"}',
@@ -161,7 +174,10 @@ def test_a_worker_cannot_keep_the_build_waiting(opened: Any, message: bytes) -> 
         opened(message, _REQUESTS["stat"], f"while True: send({message!r})")
 
 
-@pytest.mark.parametrize("raw", [b"", b"\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x09{}"])
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\0\0", b"\xff" * 8, b"\0" * 4 + b"\xff" * 4, b"\0\0\0\x09\0\0\0\0{}", b"\0\0\0\x02\0\0\0\x01{}"],
+)
 def test_frames_that_are_cut_or_too_long(opened: Any, raw: bytes) -> None:
     with pytest.raises(UnfitError, match=r"ended unexpectedly|in one answer"):
         opened(None, _REQUESTS["stat"], f"parent.sendall({raw!r}); sys.exit()")
