@@ -176,7 +176,5 @@ def _keep_unfinished(writer: OutputWriter, on_event: Reporter) -> None:
 
 
 def _sync_device(device: int, path: Path) -> None:
-    try:
+    with workspace.explaining(path):
         os.fsync(device)
-    except OSError as error:
-        raise workspace.explain(error, path) from error

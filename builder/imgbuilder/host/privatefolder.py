@@ -22,7 +22,7 @@ from pathlib import Path
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.paths import temporary_dir
-from imgbuilder.host.workspace import check_space, explain, hold_shared
+from imgbuilder.host.workspace import check_space, explaining, hold_shared
 
 SHORT = Path("/tmp")  # noqa: S108 - folders in it are made by mkdtemp
 """Folder for sockets, even if ``TMPDIR`` is set: a socket's path has at most 107 bytes."""
@@ -95,7 +95,7 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
 
     Folders that killed runs of this user left in ``base`` are removed first.
     """
-    try:
+    with explaining(base / _FOLDER):
         _sweep_folders(base)
         new, holder = _new_folder(base)
         folder = base / f"{_FOLDER}{new.name.removeprefix(_NEW_FOLDER)}"
@@ -105,8 +105,6 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
             os.close(holder)
             new.rmdir()
             raise
-    except OSError as error:
-        raise explain(error, base / _FOLDER) from error
     try:
         yield folder
     finally:

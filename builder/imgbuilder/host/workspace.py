@@ -140,15 +140,11 @@ def new_file(
     Yields:
         The hidden temporary name to write to; it exists, empty, with mode 0600.
     """
-    try:
+    with explaining(final):
         target = follow(final.parent) / final.name
-    except OSError as error:
-        raise explain(error, final) from error
     with imagelocks.held(target):  # until it is replaced
-        try:
+        with explaining(final):
             temporary, holder = _locked_file(target)
-        except OSError as error:
-            raise explain(error, final) from error
         try:
             sweep(target.parent)
             yield temporary
@@ -167,14 +163,12 @@ def new_file(
 
 def try_folder(final: Path) -> None:
     """Check that a file can be made at a path, without leaving one."""
-    try:
+    with explaining(final):
         holder = _unnamed_file(final.parent)
         if holder is None:
             temporary, holder = _locked_file(final)
             temporary.unlink(missing_ok=True)
         os.close(holder)
-    except OSError as error:
-        raise explain(error, final) from error
 
 
 def hold_shared(descriptor: int) -> None:
@@ -228,14 +222,12 @@ def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
     Raises:
         WorkspaceError: Any of it failed; ``final`` is unchanged, unless only the last step failed.
     """
-    try:
+    with explaining(final):
         _take_over_mode(temporary, final)
         if sync:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.replace(final)
-    except OSError as error:
-        raise explain(error, final) from error
     if sync:
         try:
             sync_folder(final.parent)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.errors import UsageError
 from imgbuilder.events import info
 from imgbuilder.host.text import printable
+from imgbuilder.host.variation import source_date_epoch
 from imgbuilder.sizes import human_size, parse_size
 from imgrepo.cli import options
 from imgrepo.cli.options import PATH, Publisher, examples, pass_publisher
@@ -62,17 +61,8 @@ def _bootstrap(
         locale=locale,
         script=script,
         valid_until=not snapshot,
-        epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH")),
+        epoch=source_date_epoch(),
     )
-
-
-def _epoch(text: str | None) -> int | None:
-    """Read SOURCE_DATE_EPOCH, see reproducible-builds.org."""
-    if not text:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
-        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}, which is not a time in seconds since 1970")
-    return int(text)
 
 
 _layout_options = options.option_group(

@@ -7,7 +7,6 @@ several guests, equal names of volumes could be confused.
 from __future__ import annotations
 
 import enum
-import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from imgbuilder.errors import GuestError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.guests.ports import Appliance, Guest
 from imgbuilder.guests.roots import read_os_release
+from imgbuilder.host.variation import source_date_epoch
 from imgbuilder.host.workspace import explaining
 from imgrepo.contents import databases
 from imgrepo.contents.mounting import mount_by_inspection, mount_root
@@ -163,7 +163,6 @@ def find_targets(paths: tuple[Path, ...], output: Path | None = None) -> tuple[I
 
 
 CYCLONEDX_NAME, SPDX_NAME = "contents.cdx.json", "contents.spdx.json"
-_EPOCH = "SOURCE_DATE_EPOCH"
 
 
 class Format(enum.Enum):
@@ -187,13 +186,12 @@ def _document(chosen: Format, contents: ContentsRecord, name: str, made: datetim
 
 def document_time(now: datetime) -> datetime:
     """Return the time for documents, to the second: ``SOURCE_DATE_EPOCH`` if it is set."""
-    text = os.environ.get(_EPOCH)
-    if text is None:
-        return now.astimezone(UTC).replace(microsecond=0)
-    try:
-        return datetime.fromtimestamp(int(text), UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise UsageError(f"{_EPOCH}={text[:40]} is not a number of seconds since 1970") from error
+    seconds = source_date_epoch()
+    return (
+        now.astimezone(UTC).replace(microsecond=0)
+        if seconds is None
+        else datetime.fromtimestamp(seconds, UTC)
+    )
 
 
 def make_folder(path: Path) -> None:

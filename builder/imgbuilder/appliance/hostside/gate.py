@@ -251,28 +251,46 @@ def _geometry(block: Superblock) -> Iterator[str]:
     if block.word(0x18) > 6 or block.word(0x1C) != block.word(0x18):
         yield "its blocks are of an unsupported size"
         return
+    if not (_usual_groups(block) and _usual_inodes(block) and _usual_descriptors(block)):
+        yield "its geometry is unusual"
+
+
+def _usual_groups(block: Superblock) -> bool:
     most = 8 * block.block_size  # bits of a block
-    group_inodes, inode_size = block.word(0x28), block.half(0x58)
-    sound = (
+    return (
         block.first_block == (1 if block.block_size == 1024 else 0)
-        and block.group_blocks == block.word(0x24)
+        and block.first_block < block.blocks
+        and block.group_blocks == block.word(0x24)  # without clusters
         and 0 < block.group_blocks <= most
         and block.group_blocks % 8 == 0
-        and 0 < group_inodes <= most
-        and group_inodes % 8 == 0
-        and block.first_block < block.blocks
-        and block.word(0x0) == block.groups(block.blocks) * group_inodes
-        and 128 <= inode_size <= block.block_size
-        and inode_size & (inode_size - 1) == 0
-        and block.word(0x54) == 11
-        and block.descriptor_size == (64 if block.incompat & _64BIT else 32)
-        and block.half(0xCE) <= block.block_size // 4
-        and block.byte(0x174) < (32 if block.incompat & _FLEX_GROUPS else 1)
     )
-    if sound and block.ro_compat & _EXTRA_SIZE and inode_size > 128:
-        sound = max(block.half(0x15C), block.half(0x15E)) <= inode_size - 128
-    if not sound:
-        yield "its geometry is unusual"
+
+
+def _usual_inodes(block: Superblock) -> bool:
+    most = 8 * block.block_size
+    of_group, size, first = block.word(0x28), block.half(0x58), block.word(0x54)
+    return (
+        0 < of_group <= most
+        and of_group % 8 == 0
+        and block.word(0x0) == block.groups(block.blocks) * of_group
+        and 128 <= size <= block.block_size
+        and size & (size - 1) == 0
+        and first == 11
+        and (
+            not block.ro_compat & _EXTRA_SIZE
+            or size == 128
+            or max(block.half(0x15C), block.half(0x15E)) <= size - 128
+        )
+    )
+
+
+def _usual_descriptors(block: Superblock) -> bool:
+    reserved, flex_groups = block.half(0xCE), block.byte(0x174)
+    return (
+        block.descriptor_size == (64 if block.incompat & _64BIT else 32)
+        and reserved <= block.block_size // 4
+        and flex_groups < (32 if block.incompat & _FLEX_GROUPS else 1)
+    )
 
 
 def _size(block: Superblock, size: int, grown: int | None) -> Iterator[str]:
