@@ -152,22 +152,22 @@ class _Copyrights:
 
 _RPM_FOLDERS = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
 _RPM_FILES = ("rpmdb.sqlite", "Packages.db", "Packages")
-_MEMORY = "/tmp"  # noqa: S108 - in the guest, where memory is mounted on it
-_LIST = f"{_MEMORY}/packages"
+_PLACES = ("/tmp", "/run", "/root", "/mnt")  # noqa: S108 - in the guest
+"""Folders on which memory may be mounted: the guest itself is not written to."""
 _RPM_LIMIT = 300.0
 """Seconds for rpm, under emulation."""
 
 _RPM_FORMAT = r"%{NAME}\t%|EPOCH?{%{EPOCH}}|\t%{VERSION}\t%{RELEASE}\t%{ARCH}\t%{SOURCERPM}\t%{LICENSE}\n"
 _RPM_SCRIPT = f"""\
-export LC_ALL=C HOME={_MEMORY}
+export LC_ALL=C HOME=MEMORY
 ask() {{
-    rpm "$@" -qa --nodigest --nosignature --queryformat '{_RPM_FORMAT}' >{_LIST} 2>{_MEMORY}/errors
-    [ "$?" = 0 ] && [ -s {_LIST} ]
+    rpm "$@" -qa --nodigest --nosignature --queryformat '{_RPM_FORMAT}' >MEMORY/packages 2>MEMORY/errors
+    [ "$?" = 0 ] && [ -s MEMORY/packages ]
 }}
 ask --dbpath DATABASE && exit 0
 # Some formats want to write even to read.
-cp -r DATABASE {_MEMORY}/database && ask --dbpath {_MEMORY}/database && exit 0
-tail -n 3 {_MEMORY}/errors
+cp -r DATABASE MEMORY/database && ask --dbpath MEMORY/database && exit 0
+tail -n 3 MEMORY/errors
 exit 1
 """
 _PSEUDO = "gpg-pubkey"
@@ -195,17 +195,21 @@ def read_rpm(guest: Guest) -> tuple[Package, ...]:
     """List the packages of Fedora, SUSE and their relatives with the rpm of a mounted guest."""
     folder = _rpm_database(guest)
     assert folder is not None
-    guest.mount_memory(_MEMORY)
+    memory = next((place for place in _PLACES if guest.is_dir(place)), None)
+    if memory is None:
+        raise _not_listed(f"it has none of the folders {', '.join(_PLACES)} for the list")
+    script = _RPM_SCRIPT.replace("DATABASE", folder).replace("MEMORY", memory)
+    guest.mount_memory(memory)
     try:
         try:
-            result = guest.sh(_RPM_SCRIPT.replace("DATABASE", folder), limit=_RPM_LIMIT)
+            result = guest.sh(script, limit=_RPM_LIMIT)
         except GuestCallError as error:
             raise _not_listed(error.message) from error
         if result.status != 0:
             raise _not_listed(result.output.strip()[-500:] or f"status {result.status}")
-        return tuple(_limited(parse_rpm(read_text(guest, _LIST, _LARGEST))))
+        return tuple(_limited(parse_rpm(read_text(guest, f"{memory}/packages", _LARGEST))))
     finally:
-        guest.unmount(_MEMORY)
+        guest.unmount(memory)
 
 
 def _not_listed(reason: str) -> GuestError:

@@ -109,6 +109,19 @@ def test_what_rpm_writes_goes_into_memory_and_is_gone() -> None:
     assert "/usr/lib/sysimage/rpm" in guest.scripts[0]
 
 
+def test_a_guest_without_tmp_lists_its_packages_in_another_folder() -> None:
+    guest = rpm_guest()
+    guest.remove("/tmp")
+    with pytest.raises(GuestError, match="none of the folders /tmp,"):
+        read_rpm(guest)
+    guest.add_dir("/root")
+    guest.on_sh("rpm", CommandResult(0, ""))
+    with pytest.raises(GuestError):  # the fake writes no list
+        read_rpm(guest)
+    assert ("mount_memory", "/root") in guest.calls
+    assert ">/root/packages" in guest.scripts[-1]
+
+
 def test_an_rpm_that_cannot_be_run() -> None:
     guest = rpm_guest()
     guest.on_sh("rpm", CommandResult(1, "sh: rpm: Exec format error"))
