@@ -12,7 +12,7 @@ from imgbuilder.customize.facts import System
 from imgbuilder.customize.needs import check_need, check_system
 from imgbuilder.customize.network import check_network, seen_from_guest
 from imgbuilder.customize.operation import Operation, Phase, name_option
-from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
+from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword, own_crypto
 from imgbuilder.customize.ops.buildoptions import Mirror, PackageCache, PasswordCrypto, Secret
 from imgbuilder.customize.ops.system import (
     NoSelinuxRelabel,
@@ -124,7 +124,7 @@ def customize(
     context = replace(
         context,
         log_file=choose_log_file(guest),
-        password_crypto=_crypto(operations, context),
+        password_crypto=_crypto(guest, operations),
         mirror=next(
             (seen_from_guest(item.url) for item in reversed(operations) if isinstance(item, Mirror)), ""
         ),
@@ -228,9 +228,9 @@ def _last(guest: Guest, operations: Sequence[Operation]) -> list[Operation]:
     return unique
 
 
-def _crypto(operations: Sequence[Operation], context: GuestContext) -> Crypto:
+def _crypto(guest: Guest, operations: Sequence[Operation]) -> Crypto:
     chosen = [operation.crypto for operation in operations if isinstance(operation, PasswordCrypto)]
-    return chosen[-1] if chosen else context.password_crypto
+    return chosen[-1] if chosen else own_crypto(guest)
 
 
 @contextlib.contextmanager

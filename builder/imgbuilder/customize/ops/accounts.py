@@ -21,7 +21,13 @@ from imgbuilder.customize.accountfiles import (
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import Family
 from imgbuilder.customize.operation import Operation, Phase, read_if_present
-from imgbuilder.customize.passwords import Crypto, PasswordSelector, holds_password, parse_selector
+from imgbuilder.customize.passwords import (
+    Crypto,
+    PasswordSelector,
+    holds_password,
+    parse_selector,
+    yescrypt_available,
+)
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
@@ -33,6 +39,10 @@ _LIBCRYPT = tuple(
 )
 _DROPBEAR = "/etc/dropbear"
 """Folder where OpenWrt's ssh server reads the keys of root."""
+_PAM = tuple(f"/etc/pam.d/{name}" for name in ("common-password", "system-auth", "password-auth", "passwd"))
+"""The files that may say how passwd(1) hashes: of Debian and SUSE, of Fedora and Arch, and of others."""
+_PAM_UNIX = re.compile(rb"^[ \t]*-?password[ \t][^\n#]*\bpam_unix\.so\b[^\n#]*", re.MULTILINE)
+_YESCRYPT_ASKED = re.compile(rb"^[ \t]*ENCRYPT_METHOD[ \t]+YESCRYPT\b", re.MULTILINE)
 _YESCRYPT_PREFIX = b"$y$"
 _LARGEST_LIBCRYPT = 1024 * 1024
 
@@ -90,15 +100,32 @@ def set_password(
     chosen.report_random(user, password, context.on_event)
 
 
+def own_crypto(guest: Guest) -> Crypto:
+    """Return the guest's own kind of hash: yescrypt if it says so and this host can make it, or sha512."""
+    asked = re.search(_YESCRYPT_ASKED, read_if_present(guest, "/etc/login.defs"))
+    for path in _PAM:
+        rules = _PAM_UNIX.findall(read_if_present(guest, path))
+        if rules:
+            asked = re.search(rb"\byescrypt\b", rules[0])
+            break
+    known = asked and yescrypt_available() and _knows_yescrypt(guest)
+    return Crypto.YESCRYPT if known else Crypto.SHA512
+
+
 def _require_yescrypt(guest: Guest) -> None:
-    """Check that the guest's libcrypt knows yescrypt, which older ones and musl's do not."""
-    for pattern in _LIBCRYPT:
-        for path in guest.glob(pattern):
-            if guest.is_file(path) and _YESCRYPT_PREFIX in guest.start_of(path, _LARGEST_LIBCRYPT):
-                return
-    raise OperationError(
-        "--password-crypto: the guest's libcrypt does not know yescrypt and would accept no password",
-        hint="use sha512, which every Linux guest knows",
+    if not _knows_yescrypt(guest):
+        raise OperationError(
+            "--password-crypto: the guest's libcrypt does not know yescrypt and would accept no password",
+            hint="use sha512, which every Linux guest knows",
+        )
+
+
+def _knows_yescrypt(guest: Guest) -> bool:
+    """Check whether the guest's libcrypt knows yescrypt, which older ones and musl's do not."""
+    return any(
+        guest.is_file(path) and _YESCRYPT_PREFIX in guest.start_of(path, _LARGEST_LIBCRYPT)
+        for pattern in _LIBCRYPT
+        for path in guest.glob(pattern)
     )
 
 

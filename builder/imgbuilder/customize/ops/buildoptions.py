@@ -27,8 +27,9 @@ from imgbuilder.guests.ports import Guest
 class PasswordCrypto(SettingOperation):
     """Choose the hash of passwords.
 
-    The default is sha512, which every Linux guest knows; md5 is refused. It holds for all passwords, wherever
-    the option is; the last one wins.
+    The default is the guest's own: yescrypt if its PAM or login.defs says so and this host's libcrypt can
+    make it, otherwise sha512, which every Linux guest knows. md5 is refused. It holds for all passwords,
+    wherever the option is; the last one wins.
 
     Attributes:
         crypto: The hash.

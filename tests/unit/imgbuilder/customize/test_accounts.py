@@ -347,6 +347,33 @@ def test_a_hash_that_the_guest_does_not_know_is_refused(path: str, content: byte
     assert guest.text("/etc/shadow") == SHADOW
 
 
+@pytest.mark.skipif(not passwords.yescrypt_available(), reason="libcrypt of this host has no yescrypt")
+@pytest.mark.parametrize(
+    ("files", "prefix"),
+    [
+        ({}, "$6$"),
+        ({"/etc/login.defs": "ENCRYPT_METHOD YESCRYPT\n"}, "$y$"),
+        ({"/etc/login.defs": "#ENCRYPT_METHOD YESCRYPT\n"}, "$6$"),
+        ({"/etc/pam.d/common-password": "password [success=1] pam_unix.so obscure yescrypt\n"}, "$y$"),
+        (
+            {
+                "/etc/pam.d/system-auth": "password sufficient pam_unix.so sha512 # yescrypt\n",
+                "/etc/login.defs": "ENCRYPT_METHOD YESCRYPT\n",
+            },
+            "$6$",
+        ),
+    ],
+)
+def test_passwords_are_hashed_as_the_guest_does(files: dict[str, str], prefix: str, guest: FakeGuest) -> None:
+    for path, text in files.items():
+        guest.add(path, text)
+    customize(guest, [parse_operation("root-password", "password:x")], context_of(guest))
+    assert _field(guest.text("/etc/shadow"), "root").startswith("$6$"), "its libcrypt does not know yescrypt"
+    guest.add("/usr/lib64/libcrypt.so.2.0.0", b"$y$")
+    customize(guest, [parse_operation("root-password", "password:x")], context_of(guest))
+    assert _field(guest.text("/etc/shadow"), "root").startswith(prefix)
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
