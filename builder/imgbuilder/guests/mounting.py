@@ -26,7 +26,14 @@ from imgbuilder.guests.fstab import (
     parse_mdadm_conf,
 )
 from imgbuilder.guests.ports import Appliance
-from imgbuilder.guests.roots import find_roots, is_root, partition_of, refuse_ostree, text_of
+from imgbuilder.guests.roots import (
+    find_roots,
+    is_root,
+    partition_of,
+    refuse_ostree,
+    refuse_read_only,
+    text_of,
+)
 from imgbuilder.guests.unlocking import encrypted_devices
 
 _MDADM_CONF = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
@@ -71,6 +78,7 @@ def mount_guest(
         The root's device.
     """
     if likely_root is not None and is_root(appliance, likely_root, on_event):
+        refuse_read_only(appliance, likely_root)
         _mount_others(appliance, find_mount_points(appliance, likely_root), on_event)
         return likely_root
     appliance.unmount_all()
@@ -103,6 +111,7 @@ def mount_guest(
             if role is Role.TEMPLATE
             else "check its format (--format), and that it is a whole disk and not one partition",
         )
+    refuse_read_only(appliance, roots[0])
     mount_system(appliance, roots[0], on_event)
     return roots[0]
 

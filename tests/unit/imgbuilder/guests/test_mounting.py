@@ -193,3 +193,10 @@ def test_a_system_of_ostree_is_named_as_such() -> None:
     with pytest.raises(GuestError, match="ostree") as caught:
         mount_guest(appliance(guest), "/dev/sda2", ignore)
     assert "Ignition" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("expand", ["/dev/sda1", None])
+def test_a_template_whose_root_cannot_be_written_is_refused(expand: str | None) -> None:
+    disk = FakeDisk({1: FakeFilesystem("squashfs", tiny_guest())}, {"/dev/sda1": {"type": "linux"}})
+    with pytest.raises(GuestError, match="is a squashfs file system, which is read-only"):
+        mount_guest(FakeAppliance([disk]), expand, ignore)
