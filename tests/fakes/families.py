@@ -1,4 +1,4 @@
-"""Guests of each kind in memory: the files by which they are told apart, and what operations need of them."""
+"""Guests of each kind in memory: the files that identify each kind, and those that operations need."""
 
 from __future__ import annotations
 

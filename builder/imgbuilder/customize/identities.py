@@ -14,7 +14,7 @@ class SysprepTask:
     """The files of one task."""
 
     about: str
-    """What they are, for ``--sysprep list``."""
+    """A description of them, for ``--sysprep list``."""
     remove: tuple[str, ...] = ()
     """Patterns of paths that are removed."""
     remove_files: tuple[str, ...] = ()
