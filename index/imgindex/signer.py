@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,9 @@ from imgindex.environment import plain_environment
 from imgindex.errors import SigningError, ToolError, TrustError
 from imgindex.gpg import find_gpg
 from imgindex.keys import choose_signing_key
+
+_USER = re.compile(r"(?P<name>[^<>\x00-\x1f\x7f]{5,100}?) *<(?P<mail>[^<>@\s\x00-\x1f]+@[^<>@\s\x00-\x1f]+)>")
+"""A user id of a new key; gpg wants at least five characters for the name."""
 
 
 class GpgSigner:
@@ -109,6 +113,37 @@ class GpgSigner:
                 hint="name one of them by its full fingerprint",
             )
         return usable.popitem()[1]
+
+    def make_key(self, user: str) -> str:
+        """Make a signing key that is valid for two years, without a passphrase, so that timers can sign.
+
+        Args:
+            user: Name and mail address, such as ``Images <images@example.org>``.
+
+        Returns:
+            Its full fingerprint.
+
+        Raises:
+            SigningError: The text is not a name and an address, there is such a key already, or gpg failed.
+        """
+        match = _USER.fullmatch(user)
+        if match is None:
+            raise SigningError(
+                f"{user!r} is not a name with a mail address",
+                hint="write it as 'Images <images@example.org>'",
+            )
+        if self._gpg.list_keys(secret=True, keys=[f"<{match['mail']}>"]):
+            raise SigningError(
+                f"there is a secret key for {match['mail']} already", hint="use that one, or another address"
+            )
+        lines = [
+            "%no-protection", "Key-Type: EDDSA", "Key-Curve: ed25519", "Key-Usage: sign",
+            f"Name-Real: {match['name']}", f"Name-Email: {match['mail']}", "Expire-Date: 2y", "%commit", "",
+        ]  # fmt: skip
+        made = self._gpg.gen_key("\n".join(lines))
+        if not made.fingerprint:
+            raise SigningError(f"gpg could not make a key: {str(made.stderr).strip()[-200:]}")
+        return str(made.fingerprint)
 
     def clearsign(self, text: str, key: str, also: Sequence[str] = ()) -> bytes:
         """Clear-sign a text with SHA-512 and exactly the keys that are named.

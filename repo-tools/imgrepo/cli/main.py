@@ -23,7 +23,7 @@ _SECTIONS: dict[str, tuple[click.Command, ...]] = {
         contents.sbom_group,
         contents.sources_command,
     ),
-    "Publish": (publish.publish_command, show.catalogue_command),
+    "Publish": (publish.init_command, publish.publish_command, show.catalogue_command),
     "Keep": maintain.COMMANDS,
     "Share": (share.serve_command, share.upload_command, share.mirror_command),
     "Show": (show.status_command, show.validate_command, show.stats_command),
@@ -31,12 +31,11 @@ _SECTIONS: dict[str, tuple[click.Command, ...]] = {
 _FIRST = """\
 Publish disk images as signed templates, for pybuilder and virt-builder:
 
-  gpg --quick-generate-key 'Images <you@example.org>' ed25519 sign
-  mkdir images
-  pybuilder-repo make-template debian-12 images/debian-12.img
-  pybuilder-repo publish images --output web --gpg-key you@example.org
-  pybuilder-repo status web
-  pybuilder-repo serve web
+  pybuilder-repo init library --new-key 'Images <you@example.org>'
+  pybuilder-repo make-template debian-12 library/debian-12.img
+  pybuilder-repo publish library
+  pybuilder-repo status library
+  pybuilder-repo serve library
 
 All commands: pybuilder-repo --help. One of them: pybuilder-repo publish --help
 """

@@ -21,8 +21,10 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.fetch.urls import Address
 from imgbuilder.host.text import printable
 from imgbuilder.terminal.console import ConsoleReporter
+from imgrepo.catalogue.text import link
 from imgrepo.publishing.request import Question
 from imgrepo.review.results import Requirement
 from imgrepo.services import Services, Signing
@@ -253,7 +255,25 @@ appliance_options = option_group(
 )
 
 
-_gpg_option = click.option(
+base_url_option = click.option(
+    "--base-url",
+    default="",
+    metavar="URL",
+    help="URL under which WEBROOT is served, for the commands to copy and for the feed.",
+)
+
+
+def check_base_url(text: str) -> str:
+    """Return the URL of ``--base-url`` with a slash at its end, or an empty text if none was given."""
+    address = link(f"{text.rstrip('/')}/") if text else ""
+    if address is None or "?" in address or "#" in address:
+        raise UsageError(f"--base-url {Address(text)}: give a URL that begins with http:// or https://")
+    if Address(address).has_secret:
+        raise UsageError("--base-url: everyone would see the password", hint="leave it out")
+    return address
+
+
+gpg_option = click.option(
     "--gpg",
     default="gpg",
     metavar="CMD",
@@ -264,7 +284,8 @@ _expire_option = days_option(
 )
 
 
-def _signing(*, keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:
+def make_signing(*, keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:
+    """Return how to sign, from the values of options; ``expire`` is in days."""
     try:
         command = shlex.split(gpg)
     except ValueError as error:
@@ -276,7 +297,7 @@ def _signing(*, keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:
 
 signing_options = option_group(
     "signing",
-    _signing,
+    make_signing,
     click.option(
         "-K",
         "--gpg-key",
@@ -287,26 +308,26 @@ signing_options = option_group(
         help="Sign with this key; give two while clients move from one to the other.",
     ),
     _expire_option,
-    _gpg_option,
+    gpg_option,
 )
 """The options of commands that sign an index."""
 
 reviewer_options = option_group(
     "signing",
-    lambda *, key, gpg: _signing(keys=(key,), expire=None, gpg=gpg),
+    lambda *, key, gpg: make_signing(keys=(key,), expire=None, gpg=gpg),
     click.option("-K", "--gpg-key", "key", required=True, metavar="KEY", help="Sign with this key."),
-    _gpg_option,
+    gpg_option,
 )
 """The options of a reviewer, who signs an entry."""
 
 rotation_options = option_group(
     "signing",
-    lambda *, old, expire, gpg: _signing(keys=(old,), expire=expire, gpg=gpg),
+    lambda *, old, expire, gpg: make_signing(keys=(old,), expire=expire, gpg=gpg),
     click.option("--from", "old", required=True, metavar="OLD", help="The key that clients know."),
     click.option("--to", "new", required=True, metavar="NEW", help="The new signing key."),
     click.option("--finish", is_flag=True, help="From now on only the new key signs."),
     _expire_option,
-    _gpg_option,
+    gpg_option,
 )
 """The options of ``rotate-key``; the old key is that of ``signing``."""
 

@@ -27,6 +27,7 @@ from imgrepo.cli.options import (
 )
 from imgrepo.cli.share import endpoint_option, send
 from imgrepo.images.compress import PRESETS
+from imgrepo.publishing.init import InitRequest, init
 from imgrepo.publishing.publish import PublishResult, publish
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.results import Requirement
@@ -192,6 +193,75 @@ def publish_command(
         upload = UploadRequest(request.output, place, request.prune, request.grace, request.force)
         send(publisher, upload, endpoint_url)
     return 1 if result.refused else 0
+
+
+def _init_request(
+    *,
+    directory: Path,
+    key: str | None,
+    new_key: str | None,
+    webroot: Path | None,
+    base_url: str,
+    title: str,
+    expire: int,
+    gpg: str,
+) -> InitRequest:
+    if (key is None) == (new_key is None):
+        raise UsageError(
+            "choose the key that signs: --gpg-key KEY, or --new-key 'Images <images@example.org>'",
+            hint="your keys are listed by: gpg --list-secret-keys",
+        )
+    signing = options.make_signing(keys=(key or "",), expire=expire, gpg=gpg)
+    address = options.check_base_url(base_url)
+    return InitRequest(directory, signing, new_key, webroot, address, title)
+
+
+_init_options = options.option_group(
+    "request",
+    _init_request,
+    click.argument("directory", type=PATH),
+    click.option("-K", "--gpg-key", "key", metavar="KEY", help="Sign with this key, which exists."),
+    click.option(
+        "--new-key", metavar="'NAME <MAIL>'", help="Make a signing key, for two years and without passphrase."
+    ),
+    click.option(
+        "--webroot", type=PATH, metavar="DIR", help="The folder to serve [default: web in DIRECTORY]."
+    ),
+    options.base_url_option,
+    click.option("--title", default="", metavar="TITLE", help="Title of the library's web pages."),
+    options.days_option("--expire", "Let signatures expire after so many days.", default=30),
+    options.gpg_option,
+)
+
+
+@click.command(
+    "init",
+    short_help="Set up a library: key, folders, settings.",
+    help="Set up a library in DIRECTORY: the folder for images, the one to serve, a library.toml that all "
+    "commands read, and in DIRECTORY/setup the public key, the configuration for users, and files for nginx, "
+    "Apache, systemd and cron.",
+    epilog=examples("pybuilder-repo init library --new-key 'Images <images@example.org>'"),
+)
+@_init_options
+@pass_publisher
+def init_command(publisher: Publisher, *, request: InitRequest) -> None:
+    """Set up the library."""
+    made = init(request, publisher.services)
+    folder, words = shlex.quote(str(request.folder)), "made now" if request.new_key else "as you chose"
+    key_file = next(path for path in made.written if path.suffix == ".gpg")
+    show(
+        [
+            f"key: {made.fingerprint}, {words}",
+            *(f"written: {path}" for path in made.written),
+            "next:",
+            f"  pybuilder-repo make-template debian-12 {folder}/debian-12.img",
+            f"  pybuilder-repo publish {folder}",
+            f"  pybuilder-repo status {folder}",
+            f"  pybuilder-repo serve {folder}",
+            "for users, once it is served:",
+            f"  pybuilder source add {request.name} {made.url}index.asc --gpgkey {key_file}",
+        ]
+    )
 
 
 def _report(result: PublishResult, on_event: Reporter, *, dry_run: bool) -> None:

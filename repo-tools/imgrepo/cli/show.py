@@ -14,11 +14,9 @@ import click
 
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import info, warn
-from imgbuilder.fetch.urls import Address
 from imgbuilder.sizes import counted, human_size
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
-from imgrepo.catalogue.text import link
 from imgrepo.cli import options, places
 from imgrepo.cli.options import PATH, Publisher, examples, pass_publisher, show
 from imgrepo.publishing.status import FolderStatus, status_of
@@ -287,12 +285,7 @@ def _draw(folder: Path, found: Statistics) -> None:
     help="Where the site goes; an older site there is replaced [default: WEBROOT/catalogue].",
 )
 @click.option("--title", default="Disk images", show_default=True, metavar="TITLE", help="Title of the site.")
-@click.option(
-    "--base-url",
-    default="",
-    metavar="URL",
-    help="URL under which WEBROOT is served, for the commands to copy and for the feed.",
-)
+@options.base_url_option
 @click.option(
     "--log",
     "logs",
@@ -318,11 +311,7 @@ def catalogue_command(
     reviewers: Path | None,
 ) -> None:
     """Make the pages."""
-    address = link(f"{base_url.rstrip('/')}/") if base_url else ""
-    if address is None or "?" in address or "#" in address:
-        raise UsageError(f"--base-url {Address(base_url)}: give a URL that begins with http:// or https://")
-    if Address(address).has_secret:
-        raise UsageError("--base-url: the pages would show the password to everyone", hint="leave it out")
+    address = options.check_base_url(base_url)
     target = site if site is not None else webroot / "catalogue"
     request = CatalogueRequest(library, webroot, target, title, address, calendar, reviewers)
     statistics = _count(webroot, logs, publisher.services) if logs else None

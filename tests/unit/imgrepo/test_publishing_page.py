@@ -132,14 +132,14 @@ def test_every_command_and_example_is_on_the_page() -> None:
     text = PAGE.read_text()
     for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (PAGE.parent / path).exists(), path
-    assert {path.name for path in (ROOT / "examples/publisher").iterdir()} <= set(
-        re.findall(r"examples/publisher/([\w.-]+)", text)
+    assert {path.name for path in (ROOT / "repo-tools/imgrepo/setup").iterdir()} <= set(
+        re.findall(r"repo-tools/imgrepo/setup/([\w.-]+)", text)
     )
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_accepts_the_units() -> None:
-    units = sorted((ROOT / "examples/publisher").glob("pybuilder-*.*"))
+    units = sorted((ROOT / "repo-tools/imgrepo/setup").glob("pybuilder-*.*"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
     )
@@ -149,7 +149,7 @@ def test_systemd_accepts_the_units() -> None:
 
 def test_the_units_of_a_library_do_what_they_say(repository: Repository) -> None:
     """Before the first day, and on it."""
-    lines = (ROOT / "examples/publisher/pybuilder-library.service").read_text().splitlines()
+    lines = (ROOT / "repo-tools/imgrepo/setup/pybuilder-library.service").read_text().splitlines()
     said = dict(line.split("=", 1) for line in lines if line.startswith("Exec"))
     shell = shlex.split(said["ExecStopPost"])
     assert shell[:2] == ["sh", "-c"]
