@@ -147,9 +147,10 @@ class BuildPlan:
         """Return the text of the plan for ``--dry-run``."""
         template, image = self.template, self.image
         kind = template.format or "format not given"
+        place = ", in place of the file that is there" if image.target.replaced else ""
         lines = [
             f"template: {template.name} ({human_size(template.size)}, {kind})",
-            f"output:   {image.path} ({human_size(self.size)}, {image.format})",
+            f"output:   {image.path} ({human_size(self.size)}, {image.format}){place}",
             "steps:",
         ]
         lines += [f"{number:3}. {step}" for number, step in enumerate(self.steps, start=1)]

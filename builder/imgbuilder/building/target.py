@@ -105,10 +105,12 @@ class OutputTarget:
     Attributes:
         path: Its absolute path, links followed.
         device: Facts about a block device; None for a file.
+        replaced: A file is there, which the image replaces.
     """
 
     path: Path
     device: BlockDevice | None = None
+    replaced: bool = False
 
 
 def find_target(output: Path) -> OutputTarget:
@@ -145,7 +147,7 @@ def find_target(output: Path) -> OutputTarget:
             hint=f"create it first: mkdir -p {path.parent}",
         )
     try_folder(path)
-    return OutputTarget(path)
+    return OutputTarget(path, replaced=os.path.lexists(path))
 
 
 def _mode_of(path: Path) -> int:

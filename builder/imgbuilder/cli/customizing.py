@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from imgbuilder.cli.getopt import OTHER, GetoptCommand, Option
 from imgbuilder.customize.commands import preamble_for_shell
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.failure import GuestShell
+from imgbuilder.customize.identities import TASKS
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations, written_argument, written_commands
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
@@ -104,8 +106,19 @@ def customization_options() -> list[click.Option]:
     return options
 
 
+_LISTS = {"sysprep": ("all", *TASKS)}
+"""Words of the options that take several, separated by commas."""
+
+
 class _Customization(Option):
     """An option whose values are used in the order of the command line."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Propose the words of a list, one after the other, or what other options propose."""
+        before, comma, word = incomplete.rpartition(",")
+        words = [known for known in _LISTS.get(str(self.name), ()) if known.startswith(word)]
+        found = [CompletionItem(f"{before}{comma}{known}") for known in words]
+        return found or super().shell_complete(ctx, incomplete)
 
 
 class VirtBuilderCommand(GetoptCommand):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from imgbuilder.cli.program import Tools, run_program
 from imgbuilder.cli.recipes import with_recipe
 from imgbuilder.cli.requests import Call, settings_of
 from imgbuilder.errors import PybuilderError, UsageError
-from imgbuilder.events import ignore, warn
+from imgbuilder.events import warn
 from imgbuilder.host.text import printable
 from imgbuilder.services import Services
 from imgbuilder.terminal.console import CAPABILITIES, ConsoleReporter, json_lines, open_stream
@@ -51,15 +52,13 @@ def _names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
     found = []
     if isinstance(ctx.command, click.Group) and not ctx.params.get("names"):
         found = [CompletionItem(str(verb.name), help=verb.get_short_help_str()) for verb in VERBS]
-    try:
-        settings = settings_of({**ctx.find_root().params, **ctx.params, "offline": True})
-        for entry in Services(settings).catalog(ignore).entries:
-            title = printable(entry.name or "")
-            names = () if entry.hidden else (entry.os_version, *entry.aliases)
-            # Other characters of an alias could mean something to a shell.
-            found += [CompletionItem(name, help=title) for name in names if _HARMLESS.fullmatch(name)]
-    except PybuilderError:  # completion shows no messages; what was asked for will
-        pass
+    with contextlib.suppress(PybuilderError):  # completion shows no messages; what was asked for will
+        from imgbuilder.cli.meant import known_templates  # late: start-up stays quick
+
+        settings = settings_of({**ctx.find_root().params, **ctx.params})
+        for name, title in known_templates(settings).items():
+            if _HARMLESS.fullmatch(name):  # other characters of an alias could mean something to a shell
+                found.append(CompletionItem(name, help=printable(title)))
     return [item for item in found if item.value.startswith(incomplete)]
 
 

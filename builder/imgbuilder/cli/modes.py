@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,11 @@ import click
 from imgbuilder.catalog import listing
 from imgbuilder.cli.customizing import has_recipe, refuse_operations, shell_with
 from imgbuilder.cli.entry import TemplateQuery, list_templates, message_locale
+from imgbuilder.cli.meant import comma_meant, refuse_mistyped, verb_meant
 from imgbuilder.cli.requests import Call, appliance_options, build_request, kernel_request
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
-from imgbuilder.errors import PybuilderError, ToolError, UsageError, WorkspaceError
-from imgbuilder.events import Step, ignore
+from imgbuilder.errors import ToolError, UsageError, WorkspaceError
+from imgbuilder.events import Step
 from imgbuilder.host import arch
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
@@ -38,16 +38,11 @@ def build_image(call: Call) -> None:
         )
     if not call.names:
         raise UsageError("name the template to build", hint="see which there are: pybuilder list")
-    meant = _verb_meant(call)
-    name = call.one_name(hint=meant or "see which there are: pybuilder list")
+    verb = verb_meant(call)
+    name = call.one_name(hint=verb or comma_meant(call) or "see which there are: pybuilder list")
+    refuse_mistyped(call, name, verb)
     request = build_request(name, call.arch, call.options, call.values)
     services = call.services_with(guest_shell=shell_with(call.reporter))
-    if meant is not None:
-        try:
-            services.select(name, call.arch, ignore)
-        except PybuilderError as error:
-            error.hint = "; ".join(filter(None, [error.hint, meant]))
-            raise
     if call.options["dry_run"]:
         plan = prepare(request, services, call.reporter).plan
         call.reporter.close()
@@ -57,18 +52,6 @@ def build_image(call: Call) -> None:
     call.reporter.close()
     if not call.options["quiet"]:
         show(summary(result) + "\n")
-
-
-def _verb_meant(call: Call) -> str | None:
-    """Return advice when the first word of a build is close to a verb."""
-    import difflib  # late: only mistakes need it
-
-    program = call.ctx.find_root().command
-    if call.ctx.parent is not None or not isinstance(program, click.Group):
-        return None  # a verb was given
-    word, *rest = call.names
-    near = difflib.get_close_matches(word, program.commands, n=1, cutoff=0.7)
-    return f"did you mean the verb {near[0]}? {shlex.join(['pybuilder', near[0], *rest])}" if near else None
 
 
 def plan_image(call: Call) -> None:
@@ -96,7 +79,9 @@ def list_or_search(call: Call) -> None:
 
 def print_notes(call: Call) -> None:
     """Print a template's notes in the user's language."""
-    chosen = call.services.select(call.one_name(), call.arch, call.reporter, only_shown=True)
+    name = call.one_name()
+    refuse_mistyped(call, name)
+    chosen = call.services.select(name, call.arch, call.reporter, only_shown=True)
     text = listing.notes_text(chosen.entry, listing.preferred_languages(message_locale()))
     call.reporter.close()
     show(f"There are no notes for {chosen.entry.os_version}\n" if text is None else f"{text}\n")

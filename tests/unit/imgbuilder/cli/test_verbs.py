@@ -185,8 +185,11 @@ def test_a_misspelled_verb_is_found(site: Site, pybuilder: Command, words: str, 
 def test_a_misspelled_verb_is_found_when_no_source_can_be_used(site: Site, pybuilder: Command) -> None:
     site.index.unlink()
     for words in (["lsit"], ["--offline", "lsit"]):
-        assert "cannot read" in pybuilder(*words).failed(1, "did you mean the verb list?").err
-    assert "did you mean" not in pybuilder("tiny").err
+        pybuilder(*words).failed(
+            2, "pybuilder has no verb 'lsit'", "did you mean the verb list?", "pybuilder build lsit"
+        )
+    assert "did you mean" not in pybuilder("tiny").failed(1, "cannot read").err
+    assert "did you mean" not in pybuilder("build", "lsit").failed(1, "cannot read").err
 
 
 def test_without_a_template_there_is_nothing_to_build(home: Path, pybuilder: Command) -> None:
