@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.accelerator import forget, hypervisor_name, kvm_verdict, readable_kernels
 from imgbuilder.appliance.binding import find_binding
+from imgbuilder.appliance.hostside.connection import try_host
 from imgbuilder.appliance.hostside.programs import missing_on_host, require_host
 from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore, instant_mode, state_folder
-from imgbuilder.errors import ApplianceError, PybuilderError, ToolError
+from imgbuilder.errors import ApplianceError, PybuilderError, ToolError, UnfitError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host import paths, process
 from imgbuilder.host.packages import install_command
@@ -185,6 +186,11 @@ def _hostside() -> Finding:
         needs = missing_on_host()
         hint = "" if needs else error.hint or ""
         return Finding(Health.WORSE, subject, f"not possible: {error.message}", hint, needs)
+    try:
+        try_host()
+    except UnfitError as error:
+        hint = "let the container or sandbox around pybuilder allow seccomp and Landlock"
+        return Finding(Health.WORSE, subject, f"not possible: {error}", hint)
     return Finding(
         Health.GOOD, subject, f"possible, confined by seccomp {found.seccomp} and Landlock {found.landlock}"
     )

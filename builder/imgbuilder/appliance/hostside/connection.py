@@ -23,6 +23,7 @@ from imgbuilder.appliance.hostside import archive, programs
 from imgbuilder.appliance.hostside.devices import Device, Disk
 from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.appliance.options import Attachment
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.magic import Content
 from imgbuilder.disk.skeleton import SECTOR
 from imgbuilder.errors import ApplianceError, GuestCallError, UnfitError
@@ -379,3 +380,18 @@ def open_hostside(
                 connection.close()
         if disk.path.stat().st_size != size:
             raise UnfitError(f"the size of {disk.path} was changed")
+
+
+def try_host() -> None:
+    """Start each kind of confined process once: a sandbox around this one may not let them run.
+
+    Raises:
+        UnfitError: One of them does not run.
+    """
+    with scratch_folder() as folder:
+        image = folder / "trial.img"
+        image.write_bytes(bytes(SECTOR))
+        with image.open("r+b") as file:
+            programs.try_program(file.fileno())
+        with open_hostside(Attachment(image, DiskFormat.RAW)):
+            pass

@@ -78,6 +78,18 @@ def missing_on_host() -> str:
     return next((name for name in (CHECKER, GROWER) if process.find_program(name) is None), "")
 
 
+def try_program(image: int) -> None:
+    """Start a confined program that does nothing.
+
+    Raises:
+        UnfitError: It does not run.
+    """
+    status, lines = _run(image, CHECKER, "-V")
+    if status != 0:
+        reason = one_line(" ".join(lines), _LONGEST_REASON)
+        raise UnfitError(f"{CHECKER}, confined, ends with status {status}: {reason}")
+
+
 def check(image: int, place: Place) -> None:
     """Check a filesystem completely, without writing to it.
 

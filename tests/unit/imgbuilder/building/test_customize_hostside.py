@@ -213,6 +213,16 @@ def _unclean(host: Host) -> dict[str, Any]:
     return {}
 
 
+def _journal(host: Host) -> dict[str, Any]:
+    """Leave a transaction in the journal, as a machine that was switched off does."""
+    subprocess.run(
+        ["/usr/sbin/debugfs", "-w", "-f", "-", f"{host.image}?offset={MIB}"],
+        input=b"journal_open\njournal_write -b 500 /dev/zero\njournal_close\n",
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return {}
+
+
 def _fields(**fields: Any) -> Callable[[Host], dict[str, Any]]:
     return lambda _host: fields
 
@@ -233,6 +243,7 @@ OBSTACLES: dict[str, tuple[Callable[[Host], dict[str, Any]], str]] = {
     "no system": (_without_system, "0 filesystems on the disk have an os-release file"),
     "xfs": (_xfs, "partition 2 holds xfs"),
     "damaged": (_damaged, "e2fsck"),
+    "journal": (_journal, "it has the feature needs_recovery"),
     "unclean": (_unclean, "it was not unmounted cleanly"),
 }
 

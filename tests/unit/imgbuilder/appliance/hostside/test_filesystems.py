@@ -174,6 +174,22 @@ def test_folders_in_a_loop(tmp_path: Path) -> None:
                 request()
 
 
+def test_names_without_end(tmp_path: Path) -> None:
+    """More bytes of names than a list may have are an error, as with an appliance."""
+    source = tmp_path / "source"
+    for folder in range(18):
+        (source / f"{folder}").mkdir(parents=True)
+        (source / f"{folder}/0").touch()
+        for number in range(1, 1000):
+            os.link(source / f"{folder}/0", source / f"{folder}/{number:0250}")
+    image = make_image(tmp_path / "disk", "-t", "ext4", "-d", str(source), size="32M")
+    with _mounted(image) as guest:
+        assert len(guest.ls("/17")) == 1000
+        with pytest.raises(GuestCallError) as failure:
+            guest.files_below("/")
+        assert failure.value.errno_name == "EFBIG"
+
+
 def test_a_file_of_many_pieces(image: Path) -> None:
     with _mounted(image) as guest:
         for number in range(300):  # by turns, so that each gets many extents

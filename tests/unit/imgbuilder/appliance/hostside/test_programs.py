@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from imgbuilder import doctor
-from imgbuilder.appliance.hostside import confine, gate, programs
+from imgbuilder.appliance.hostside import confine, connection, gate, programs
 from imgbuilder.appliance.hostside.gate import Place
 from imgbuilder.errors import ToolError, UnfitError
 from imgbuilder.host import process
@@ -177,6 +177,28 @@ def test_what_a_host_must_have(
     assert found.health is doctor.Health.WORSE
     assert message in found.fact
     assert hint in (found.remedy or found.needs)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value", "message"),
+    [
+        (programs, "_CONFINE", "/nonexistent", "e2fsck, confined, ends with status 2: "),
+        (
+            connection,
+            "_START",
+            "import os, signal; os.kill(os.getpid(), signal.SIGSYS)",
+            "ended unexpectedly",
+        ),
+    ],
+)
+def test_a_host_whose_sandbox_ends_confined_processes(
+    module: ModuleType, name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, value)
+    found = doctor._hostside()
+    assert found.health is doctor.Health.WORSE
+    assert message in found.fact
+    assert "seccomp" in (found.remedy or "")
 
 
 @pytest.fixture
