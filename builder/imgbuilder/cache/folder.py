@@ -31,6 +31,8 @@ from imgbuilder.host.locks import (
     read_marker,
     try_exclusive,
 )
+from imgbuilder.host.privatefolder import sweep_folders
+from imgbuilder.host.workspace import sweep
 from imgindex.files import TEMPORARY_PREFIX, make_folder, open_regular, read_json, write_json
 
 _VERSION = 1
@@ -121,7 +123,7 @@ def has_content(path: Path, descriptor: int) -> bool:
     return content_digest(descriptor) == known
 
 
-_SUBFOLDERS = ("templates", "disks", "partial", "locks")
+_SUBFOLDERS = ("templates", "disks", "partial", "runs", "locks")
 _LOCK_OF_ENTRY = re.compile(r"[0-9a-f]{128}\.lock")
 _OWN_NAME = re.compile(
     r"[0-9a-f]{128}(\.(raw|qcow2|auto)(\.links)?)?(\.json)?|[0-9a-f]{128}\.lock|"
@@ -135,7 +137,9 @@ class CacheFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.templates, self.disks, self.partial, self.locks = (root / name for name in _SUBFOLDERS)
+        self.templates, self.disks, self.partial, self.runs, self.locks = (
+            root / name for name in _SUBFOLDERS
+        )
         self._lock: int | None = None
 
     def open(self, on_event: Reporter = ignore) -> None:
@@ -156,7 +160,7 @@ class CacheFolder:
                 if os.fstat(self._lock).st_nlink == 0:  # it was deleted while we waited
                     self.close()
                     make_folder(self.root)
-            for folder in (self.templates, self.disks, self.partial, self.locks):
+            for folder in (self.templates, self.disks, self.partial, self.runs, self.locks):
                 _make_folder(folder)
         except OSError as error:
             self.close()
@@ -201,7 +205,9 @@ class CacheFolder:
             raise self._error(error) from error
         try:
             check()
-            for folder in (self.templates, self.disks, self.partial, self.locks):
+            sweep_folders(self.runs)  # what killed builds left, which has other names
+            sweep(self.runs)
+            for folder in (self.templates, self.disks, self.partial, self.runs, self.locks):
                 _empty(folder)
             if not any(os.path.lexists(self.root / name) for name in _SUBFOLDERS):
                 (self.root / LOCK_NAME).unlink()  # otherwise it marks the rest as ours

@@ -27,6 +27,7 @@ from imgbuilder.cache.folder import (
     remove_file,
 )
 from imgbuilder.cache.links import links_of
+from imgbuilder.cache.runs import images_over
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host import imagelocks
@@ -53,10 +54,15 @@ class Kept:
     def name(self) -> str:
         """Its name for people: the template's name, or the beginning of its digest."""
         name = (read_record(self.path) or {}).get("template")
-        kind = {"templates": "template", "disks": "unpacked disk"}.get(
-            self.path.parent.name, "partial download"
-        )
-        return f"{name if isinstance(name, str) else self.digest[:16]} ({kind})"
+        return f"{name if isinstance(name, str) else self.digest[:16]} ({_KINDS[self.path.parent.name]})"
+
+
+_KINDS = {
+    "templates": "template",
+    "disks": "unpacked disk",
+    "partial": "partial download",
+    "runs": "image of a run",
+}
 
 
 def default_limit(root: Path) -> int:
@@ -67,7 +73,8 @@ def default_limit(root: Path) -> int:
 def kept_files(folder: CacheFolder) -> list[Kept]:
     """Return all files of the cache, least recently used first, without records and temporary files."""
     found = []
-    for place in (folder.templates, folder.disks, folder.partial):
+    # A disk and an image over it may have been used in the same moment: then the image goes first.
+    for place in (folder.templates, folder.runs, folder.disks, folder.partial):
         for path in place.iterdir() if place.is_dir() else ():
             digest, _, suffix = path.name.partition(".")
             if not is_digest(digest) or suffix not in ("", "raw", "qcow2", "auto"):
@@ -134,7 +141,7 @@ def free_space(folder: CacheFolder, missing: int) -> list[tuple[str, int]] | Non
             if isinstance(item, KeptState):
                 states.make_room(item)
             else:
-                remove_file(item.path)
+                _remove(folder, item)
     return [(name, item.size) for name, item in chosen]
 
 
@@ -175,10 +182,18 @@ def _remove_unused(folder: CacheFolder, item: Kept) -> bool:
         with _if_unused(item) as unused:
             if unused:
                 try:
-                    remove_file(item.path)
+                    _remove(folder, item)
                 except OSError:
                     return False
             return unused
+
+
+def _remove(folder: CacheFolder, item: Kept) -> None:
+    """Remove a file, and with a disk the images of runs over it."""
+    if item.path.parent == folder.disks:  # none of them is running: QEMU would have locked the disk as well
+        for image in images_over(folder, item.path):
+            remove_file(image)
+    remove_file(item.path)
 
 
 class Verified(NamedTuple):

@@ -49,7 +49,7 @@ def links_of(disk: Path) -> list[LinkedImage]:
         WorkspaceError: The record cannot be read, so that the disk must stay.
     """
     links = [LinkedImage(image, disk) for image in _recorded(disk)]
-    return [link for link in links if link.is_missing or _lies_over(link.image, disk)]
+    return [link for link in links if link.is_missing or lies_over(link.image, disk)]
 
 
 def add_link(folder: CacheFolder, disk: Path, image: Path) -> None:
@@ -95,12 +95,13 @@ def own_disk_below(image: Path) -> tuple[Path, ...]:
     return (below,) if below is not None and is_ours else ()
 
 
-def _lies_over(image: Path, disk: Path) -> bool:
+def lies_over(image: Path, disk: Path) -> bool:
+    """Tell whether an image lies over a disk; if one of them was removed meanwhile, it counts as such."""
     try:
         below = disk_below(image)
         return below is not None and below.samefile(disk)
     except FileNotFoundError:
-        return True  # removed meanwhile, or its disk is: nothing is known
+        return True
     except (DiskError, OSError):
         return False
 

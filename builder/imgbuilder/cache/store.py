@@ -5,6 +5,7 @@
     ROOT/templates/SHA512            as published, compressed
     ROOT/disks/SHA512.FORMAT         unpacked: sparse, read-only
     ROOT/partial/SHA512              incomplete, see imgbuilder.cache.partial
+    ROOT/runs/KEY.qcow2              over an unpacked disk, see imgbuilder.cache.runs
     ROOT/.../*.json                  their records, see imgbuilder.cache.folder
     ROOT/locks, ROOT/lock            see imgbuilder.cache.folder
 
@@ -29,6 +30,7 @@ from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder, remove_file
 from imgbuilder.cache.limit import Verified, default_limit, free_space, kept_files, shrink, verify
 from imgbuilder.cache.links import LinkedImage, add_link, all_links, remove_link
+from imgbuilder.cache.runs import RunImage, RunImages
 from imgbuilder.cache.templates import Templates, digest_of, usable, variants_of
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
@@ -62,6 +64,7 @@ class TemplateCache:
         self._folder = CacheFolder(root)
         self._templates = Templates(self._folder, shared, self._make_room)
         self._disks = Disks(self._folder)
+        self._runs = RunImages(self._folder)
 
     def __enter__(self) -> TemplateCache:
         return self
@@ -75,6 +78,7 @@ class TemplateCache:
 
     def close(self) -> None:
         """Release the cache; remove a private one."""
+        self._runs.release()
         self._disks.release()
         self._folder.close()
         if self.private:
@@ -113,7 +117,8 @@ class TemplateCache:
 
     def add_link(self, disk: Path, image: Path) -> None:
         """Keep an unpacked disk as long as an image lies over it, which may be made now."""
-        add_link(self._folder, disk, image)
+        if image.parent != self._folder.runs.resolve():  # an image of the cache goes with its disk
+            add_link(self._folder, disk, image)
 
     def remove_link(self, link: LinkedImage) -> None:
         """Keep a disk no longer for an image."""
@@ -182,6 +187,25 @@ class TemplateCache:
                 if self._disks.use(file):
                     return self._disks.path(file)
             return _first_there(self._in_order(known), get, on_event)
+
+    def run_image_path(self, key: str) -> Path:
+        """Return the place of an image of ``pybuilder run``, which need not exist."""
+        return self._runs.path(key)
+
+    def describe_run_images(self) -> list[str]:
+        """Return a line for each image of ``pybuilder run``."""
+        return self._runs.describe()
+
+    def get_run_image(
+        self, key: str, disk: Path, build: Callable[[Path], dict[str, str]], on_event: Reporter = ignore
+    ) -> RunImage:
+        """Return an image over an unpacked disk that is in use, made by ``build`` if there is none."""
+        with self._explained(), self._folder.entry(key, on_event):
+            image = self._runs.use(key, disk)
+            if image is None:
+                image = self._runs.make(key, disk, build)
+                self._keep_limit(on_event)
+            return image
 
     def _in_order(self, selection: Selection) -> list[Selection]:
         """Return the files of a template: unpacked ones first, then downloaded ones."""

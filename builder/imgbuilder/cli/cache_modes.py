@@ -41,7 +41,7 @@ from imgindex.files import open_regular
 
 
 def print_cache(call: Call) -> None:
-    """Print which templates are in the cache; with ``--verbose``, also the saved appliances."""
+    """Print which templates are in the cache; with ``--verbose``, also what else is in it."""
     call.no_name()
     folder = call.settings.cache_folder()
     if folder is None:
@@ -56,6 +56,7 @@ def print_cache(call: Call) -> None:
             lines.append(f"{entry.os_version:<24} {entry.arch:<10} {state}")
     if call.options["verbose"]:
         lines += StateStore(state_folder(folder)).describe()
+        lines += cache.describe_run_images()
         lines += [
             f"linked image: {link.image}" + (" (missing; see pybuilder unlink)" if link.is_missing else "")
             for link in cache.links()

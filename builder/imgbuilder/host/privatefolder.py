@@ -96,7 +96,7 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
     Folders that killed runs of this user left in ``base`` are removed first.
     """
     with explaining(base / _FOLDER):
-        _sweep_folders(base)
+        sweep_folders(base)
         new, holder = _new_folder(base)
         folder = base / f"{_FOLDER}{new.name.removeprefix(_NEW_FOLDER)}"
         try:
@@ -151,7 +151,8 @@ def scratch_folder(
                     before_removal(folder)
 
 
-def _sweep_folders(base: Path) -> None:
+def sweep_folders(base: Path) -> None:
+    """Remove the private folders that killed runs of this user left in a folder."""
     for path in base.glob(f"{_FOLDER}*"):
         _remove_if_dead(path, lambda dead: remove_with_socket_dirs(dead, patience=0))
     for path in base.glob(f"{_NEW_FOLDER}*"):  # of runs that were killed before they had the lock
