@@ -65,6 +65,12 @@ def network_table(monitor: Path, *, limit: float) -> str:
         return str(hypervisor.execute("human-monitor-command", {"command-line": "info usernet"}))
 
 
+def press_power_button(monitor: Path, *, limit: float) -> None:
+    """Ask the guest of a machine to shut down."""
+    with _Connection(monitor, limit) as hypervisor:
+        hypervisor.execute("system_powerdown")
+
+
 def end_machine(monitor: Path, then: Callable[[], None], *, limit: float) -> None:
     """Wait until a machine is set up, call ``then``, and end the machine.
 

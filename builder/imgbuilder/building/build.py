@@ -66,8 +66,15 @@ def build(request: BuildRequest, services: Services, on_event: Reporter) -> Buil
         PybuilderError: It could not be built; an older file at the output's place is still there,
             unless ``delete_on_failure`` is off or ``on_error`` keeps the image.
     """
-    on_event = customization.mask(request.operations, host_proxies(os.environ)).reporter(on_event)
-    prepared = prepare(request, services, on_event)
+    on_event = _masked(request, on_event)
+    return build_prepared(request, prepare(request, services, on_event), services, on_event)
+
+
+def build_prepared(
+    request: BuildRequest, prepared: Prepared, services: Services, on_event: Reporter
+) -> BuildResult:
+    """Build an image that is decided, as ``build`` does."""
+    on_event = _masked(request, on_event)
     image = prepared.plan.image
     scratch = place_for_temporary_files(image)
     handler = FailureHandler(prepared.selection.entry.os_version, request.on_error, services.guest_shell)
@@ -89,6 +96,10 @@ def build(request: BuildRequest, services: Services, on_event: Reporter) -> Buil
             request, prepared, services, cache, _with_format(prepared.plan, disk), disk, output, handler
         )
         return work.on_host(on_event) or work.in_appliance(on_event)
+
+
+def _masked(request: BuildRequest, on_event: Reporter) -> Reporter:
+    return customization.mask(request.operations, host_proxies(os.environ)).reporter(on_event)
 
 
 @dataclass(frozen=True)

@@ -268,18 +268,22 @@ VERBS = (
                             help="Give a variable of the recipes a value.")],
         ),
     ),
+    _verb(
+        "run", "Run a template or an image in this terminal; customizations as in a build.", "machines:run",
+        "OS-VERSION|IMAGE", options=declared.RUN, builds=True,
+    ),
     _group(
         "machine", "Ways to run an image that was built.",
         _verb(
-            "script", "Write a shell script that runs an image with QEMU.", "modes:machine_script", "IMAGE",
-            options=[*declared.RUNNING, declared.FORWARD, *declared.MACHINE],
+            "script", "Write a shell script that runs an image with QEMU.", "machines:machine_script",
+            "IMAGE", options=[*declared.RUNNING, declared.FORWARD, *declared.MACHINE],
         ),
         _verb(
-            "libvirt", "Write a domain of libvirt that runs an image.", "modes:machine_libvirt", "IMAGE",
+            "libvirt", "Write a domain of libvirt that runs an image.", "machines:machine_libvirt", "IMAGE",
             options=[*declared.RUNNING, *declared.MACHINE],
         ),
         _verb(
-            "virt-install", "Write the virt-install command for an image.", "modes:machine_virt_install",
+            "virt-install", "Write the virt-install command for an image.", "machines:machine_virt_install",
             "IMAGE", options=[*declared.RUNNING, *declared.MACHINE],
         ),
     ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,12 +13,9 @@ from imgbuilder.cli.customizing import has_recipe, refuse_operations, shell_with
 from imgbuilder.cli.entry import TemplateQuery, list_templates, message_locale
 from imgbuilder.cli.meant import comma_meant, refuse_mistyped, verb_meant
 from imgbuilder.cli.requests import Call, appliance_options, build_request, kernel_request
-from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
-from imgbuilder.errors import ToolError, UsageError, WorkspaceError
-from imgbuilder.events import Step
-from imgbuilder.host import arch
+from imgbuilder.disk.diskimage import parse_format
+from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.host.text import printable
-from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
 from imgbuilder.terminal.console import show
 
 _PAGES = ("pybuilder", "pybuilder-customize", "pybuilder-repo")
@@ -168,93 +164,3 @@ def doctor(call: Call) -> int:
     if command:
         click.echo(f"\nTo install what is missing:\n{printable(command)}")
     return 1 if any(finding.health is Health.BAD for finding in findings) else 0
-
-
-def machine_script(call: Call) -> None:
-    """Write a shell script that runs an image with QEMU."""
-    from imgbuilder.machine.runscript import run_script
-
-    image, target = _image_and_target(call)
-    place = image.parent.resolve() / image.name
-    if target is not None:  # both can be moved together
-        place = Path(os.path.relpath(place, target.parent.resolve()))
-    _write(call, image, target, run_script(_machine(call, image, place)), 0o755)
-
-
-def machine_libvirt(call: Call) -> None:
-    """Write a domain of libvirt that runs an image."""
-    from imgbuilder.machine.libvirt import libvirt_xml
-
-    _write_for_libvirt(call, libvirt_xml)
-
-
-def machine_virt_install(call: Call) -> None:
-    """Write the virt-install command for an image."""
-    from imgbuilder.machine.libvirt import virt_install_command
-
-    _write_for_libvirt(call, virt_install_command)
-
-
-def _write_for_libvirt(call: Call, describe: Callable[..., str]) -> None:
-    image, target = _image_and_target(call)
-    machine = _machine(call, image, image.parent.resolve() / image.name)
-    _write(call, image, target, describe(machine, kvm=machine.arch == arch.host_arch()))
-
-
-def _image_and_target(call: Call) -> tuple[Path, Path | None]:
-    """Return the image, and the file to write; None for standard output."""
-    output = call.options["output"]
-    image = Path(call.one_name("IMAGE", f"pybuilder {call.label} debian-12.img"))
-    return image, None if output in {None, "-"} else Path(output)
-
-
-def _machine(call: Call, image: Path, place: Path) -> Machine:
-    from imgbuilder.appliance import Attachment
-    from imgbuilder.building.preflight import check_disk
-    from imgbuilder.disk.imageheader import check_other
-
-    options, wanted = call.options, call.values.format
-    chosen_arch = arch.normalise(call.arch)
-    firmware = None if options["firmware"] == "auto" else Firmware(options["firmware"])
-    if wanted is None or wanted.working is not None:
-        working = None if wanted is None else wanted.working
-        disk_format = str(check_disk(Attachment(image, working, readonly=True), in_use=False).format)
-        found = OutputFormat(disk_format)
-        if firmware is None:
-            firmware = firmware_of(image, DiskFormat(disk_format), chosen_arch)
-    elif not image.is_file():
-        raise UsageError(f"{call.label} {image}: there is no such file")
-    else:  # only QEMU reads these
-        check_other(image, wanted.value)
-        found = wanted
-    return Machine(
-        name=image.stem or image.name,
-        image=place,
-        format=found,
-        arch=chosen_arch,
-        firmware=firmware or Firmware.BIOS,
-        memory=options["memsize"] or DEFAULT_MEMORY,
-        processors=options["smp"] or 1,
-        graphic=options["graphic"],
-        forwards=call.values.forwards,
-    )
-
-
-def _write(call: Call, image: Path, target: Path | None, text: str, mode: int = 0o644) -> None:
-    from imgbuilder.building.target import find_file_target
-    from imgbuilder.host.workspace import new_file
-
-    call.reporter.close()
-    if target is None:
-        show(text)
-        return
-    place = find_file_target(target)
-    if place.exists() and place.samefile(image):
-        raise UsageError(f"the output {target} is the image itself", hint="give another name with -o")
-    try:
-        with new_file(place) as temporary:
-            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
-        place.chmod(mode)
-    except OSError as error:
-        raise WorkspaceError(f"{target} cannot be written: {error.strerror}") from error
-    call.reporter(Step(f"written: {target}"))

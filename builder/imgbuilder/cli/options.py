@@ -82,9 +82,12 @@ ON_ERROR = Option(
     help="When a customization fails: remove the image, keep it, or open a shell in it [default: abort].",
 )  # fmt: skip
 
+SIZE = Option(
+    BUILD, "--size", metavar="SIZE", help="Size of its disk, such as 20G [default: the template's]."
+)
 BUILDING = (
     OUTPUT,
-    Option(BUILD, "--size", metavar="SIZE", help="Size of its disk, such as 20G [default: the template's]."),
+    SIZE,
     FORMAT,
     Option(BUILD, "--compress", is_flag=True, help="Compress the qcow2 image."),
     Option(
@@ -209,22 +212,48 @@ KERNEL = (
 )
 FOLDER = Option(OTHER, "-o", "--output", metavar="DIR", help="Folder for the files [default: this one].")
 
+FIRMWARE = Option(
+    OTHER, "--firmware", type=click.Choice(["auto", "bios", "uefi"]), default="auto",
+    help="Firmware that starts the image [default: by its partitions].",
+)  # fmt: skip
+GRAPHIC = Option(OTHER, "--graphic", is_flag=True, help="Give the machine a screen.")
 RUNNING = (
     Option(OTHER, "-o", "--output", metavar="FILE", help="Write to FILE [default: standard output]."),
     IMAGE_FORMAT,
     Option(
         OTHER, "--arch", "arch_", metavar="ARCH", help="Architecture of the image [default: this host's]."
     ),
-    Option(
-        OTHER, "--firmware", type=click.Choice(["auto", "bios", "uefi"]), default="auto",
-        help="Firmware that starts the image [default: by its partitions].",
-    ),
-    Option(OTHER, "--graphic", is_flag=True, help="Give the machine a screen."),
+    FIRMWARE,
+    GRAPHIC,
 )  # fmt: skip
 FORWARD = Option(
     OTHER, "--forward", multiple=True, metavar="[HOST:]GUEST[/udp]",
     help="Reach a port of the guest at 127.0.0.1.",
 )  # fmt: skip
+RUN = (
+    FORWARD,
+    Option(OTHER, "--ssh", is_flag=True, help="Log in as root by SSH; the machine ends with the session."),
+    GRAPHIC,
+    Option(OTHER, "--memory", metavar="MIB", callback=integer, help="Memory of the guest [default: 1024]."),
+    Option(OTHER, "--cpus", metavar="N", callback=integer, help="Processors of the guest [default: 1]."),
+    Option(
+        OTHER, "--keep", is_flag=True,
+        help="Keep the guest's changes: in IMAGE, or in a new image OS-VERSION.qcow2.",
+    ),
+    Option(
+        OTHER, "-o", "--output", metavar="FILE",
+        help="The new image of --keep [default: OS-VERSION.qcow2].",
+    ),
+    FIRMWARE,
+    IMAGE_FORMAT,
+    SIZE,
+    ARCH,
+    KEY,
+    *SOURCE_OPTIONS,
+    *CACHE_OPTIONS[:2],
+    NO_INSTANT,
+)  # fmt: skip
+"""Without --no-cache: the image of a run is in the cache."""
 
 BUILD_OPTIONS = (
     *BUILDING,
@@ -237,10 +266,10 @@ BUILD_OPTIONS = (
 )
 
 MOST_USED = (
-    "list_", "output", "size", "format_", "hostname", "root_password", "ssh_inject", "install", "run",
-    "dry_run",
+    "list_", "forward", "ssh", "graphic", "memory", "cpus", "keep", "output", "size", "format_", "hostname",
+    "root_password", "ssh_inject", "install", "run", "dry_run",
 )  # fmt: skip
-"""Options that the help of a build shows first."""
+"""Options that the help of a build or run shows first."""
 
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]

@@ -213,6 +213,22 @@ def _scratch_file(name: str) -> IO[bytes]:
         ) from error
 
 
+def run_on_terminal(argv: Sequence[str | Path]) -> int:
+    """Run a program that has our terminal and our session; return its status, negative for a signal."""
+    program = require_program(os.fspath(argv[0]))
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with uninterrupted():
+            process = subprocess.Popen(
+                [program, *[os.fspath(word) for word in argv[1:]]], env=plain_environment()
+            )
+        return process.wait()
+    finally:
+        if process is not None and process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
 def start(
     argv: Sequence[str | Path],
     *,

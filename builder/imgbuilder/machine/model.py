@@ -130,16 +130,22 @@ BOARDS = {
 
 def board(arch: str) -> Board:
     """Return QEMU's names for the machine of an architecture."""
-    if arch not in BOARDS:
+    name = "i686" if arch == "i386" else arch
+    if name not in BOARDS:
         raise UsageError(
             f"machines of the architecture {arch} cannot be described", hint=f"known are {', '.join(BOARDS)}"
         )
-    return BOARDS[arch]
+    return BOARDS[name]
+
+
+def needs_uefi(arch: str) -> bool:
+    """Return whether the machine of an architecture has no BIOS."""
+    return arch not in {"x86_64", "i686", "i386"}
 
 
 def firmware_of(image: Path, image_format: DiskFormat, arch: str) -> Firmware:
     """Return the firmware that can start an image; where both can, BIOS, which every QEMU has."""
-    if arch not in {"x86_64", "i686"}:
+    if needs_uefi(arch):
         return Firmware.UEFI
     table = read_table(image, image_format)
     if table is None:

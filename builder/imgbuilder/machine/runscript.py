@@ -12,7 +12,12 @@ from imgindex import __version__
 
 OLDEST_QEMU = "4.2"
 """The oldest QEMU that knows all options that are used."""
-_PACKAGES = {"x86_64": "qemu-system-x86", "i686": "qemu-system-x86", "aarch64": "qemu-system-arm"}
+_PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-i386": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
+}
+"""Packages of Debian; the script may run on a different machine from this one."""
 
 _SCRIPT = """\
 #!/bin/sh
@@ -169,7 +174,7 @@ def run_script(machine: Machine) -> str:
         "GRAPHIC": "yes" if machine.graphic else "no",
         "TESTED": shlex.quote(machine.tested or OLDEST_QEMU),
         "PROGRAM": facts.program,
-        "PACKAGE": _PACKAGES[machine.arch],
+        "PACKAGE": _PACKAGES[facts.program],
         "NIC": network_card(machine),
         "SCREEN": screen(machine),
         "MACHINE": facts.machine,

@@ -1,0 +1,1 @@
+"""Runs a template or an image under QEMU, for ``pybuilder run``."""
