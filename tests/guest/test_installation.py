@@ -1,4 +1,4 @@
-"""Installation in minimal roots of Debian 12 and 13: the packages, and the steps of the Containerfile.
+"""Installation in minimal roots of Debian 12 and 13: packages, a checkout with its demo, the Containerfile.
 
 Minutes each, and the network: run with PYBUILDER_TEST_LONG=1, as root (for chroot).
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,8 @@ SOURCE = (
     "LICENSE",
     "README.md",
 )
+CHECKOUT = (*SOURCE, "examples", "tests", "Makefile", "CONTRIBUTING.md", "pyproject.toml")
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # As in a container, there is no /dev/kvm.
 ENTER = r"""
 mount -t proc proc "$0/proc"
@@ -41,6 +45,9 @@ for name in full null random tty urandom zero; do
     mount --bind "/dev/$name" "$0/dev/$name"
 done
 mkdir -m 1777 "$0/dev/shm"
+mkdir "$0/dev/pts"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$0/dev/pts"
+ln -s pts/ptmx "$0/dev/ptmx"
 ln -s /proc/self/fd "$0/dev/fd"
 cp /etc/resolv.conf "$0/etc/resolv.conf"
 exec chroot "$0" "$@"
@@ -60,12 +67,14 @@ pytestmark = [
 class System:
     """A minimal Debian in a folder."""
 
-    def __init__(self, folder: Path, suite: str) -> None:
+    def __init__(self, folder: Path, suite: str, *packages: str) -> None:
         self.folder = folder
         self.suite = suite
         self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
         self.environment["DEBIAN_FRONTEND"] = "noninteractive"
+        self.environment |= {name: os.environ[name] for name in ("PIP_INDEX_URL",) if name in os.environ}
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", suite, str(folder)]
+        command += [f"--include={package}" for package in packages]
         subprocess.run(command, check=True)
 
     def run(self, script: str, *, user: str = "root") -> str:
@@ -81,6 +90,28 @@ class System:
         )
         assert done.returncode == 0, f"{script}\n{done.stdout[-5000:]}"
         return done.stdout
+
+    def run_until(self, script: str, wanted: str, *, user: str, seconds: int) -> None:
+        """Run a script until it has printed a text, and end it."""
+        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", ENTER]
+        process = subprocess.Popen(
+            [*command, str(self.folder), "su", user, "-c", script],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdout is not None
+        printed, end = b"", time.monotonic() + seconds
+        try:
+            while wanted.encode() not in printed:
+                ready, _, _ = select.select([process.stdout], [], [], max(0, end - time.monotonic()))
+                part = os.read(process.stdout.fileno(), 65536) if ready else b""
+                assert part, printed[-5000:].decode(errors="replace")
+                printed += part
+        finally:
+            process.kill()
+            process.wait()
 
     def copy(self, source: Path, target: str) -> None:
         """Copy a file, or what a folder contains, into the system."""
@@ -157,6 +188,37 @@ def test_debian_packages(folder: Path, keys: KeyMaker, suite: str, publisher: bo
     assert "PYBUILDER(1)" in system.run("pybuilder help", user="person")
     system.run(f"apt-get -q -y purge {' '.join(names)}")
     assert system.files() == before
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_checkout(folder: Path, suite: str) -> None:
+    """A user's ``make demo`` and what it ends with; then the quick tests."""
+    system = System(folder / "system", suite, "make", "passwd")
+    system.run("useradd --create-home person")
+    for name in CHECKOUT:
+        system.copy(ROOT / name, f"/home/person/checkout/{name if (ROOT / name).is_dir() else ''}")
+    system.run("chown -R person /home/person")
+
+    def install(target: str) -> None:
+        refused = system.run(f"cd ~/checkout && ! make {target} 2>&1", user="person")
+        command = re.search(r"^setup: +sudo (apt-get install .*)$", refused, re.MULTILINE)
+        assert command is not None, refused
+        assert ("openssh-server" in command[1]) == (target == "setup")
+        system.run(f"apt-get -q update && {command[1]} -y")
+        shutil.copyfile(CERTIFICATES, system.folder / str(CERTIFICATES).lstrip("/"))
+
+    install("demo")
+    lines = system.run("cd ~/checkout && make demo", user="person").splitlines()
+    assert len([line for line in lines if line.startswith("setup: ")]) == 1, "a line per step"
+    last = [line for line in lines[lines.index("") :] if line.startswith("/home/person/checkout/")]
+    boot, listing, build = last[-3:]
+    assert "debian-12" in system.run(f"cd / && {listing}", user="person")
+    system.run(f"cd / && {build}", user="person")
+    system.run_until(boot, "login:", user="person", seconds=600)
+
+    install("setup")
+    system.run("cd ~/checkout && make setup && .venv/bin/pytest -q -n 2 tests/unit", user="person")
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:
