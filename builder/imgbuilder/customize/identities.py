@@ -200,7 +200,8 @@ TASKS = {
     "random-seed": SysprepTask(
         "seeds of the random number generator",
         remove=("/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/random-seed",
-                "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/etc/random-seed"),
+                "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/etc/random-seed",
+                "/var/lib/seedrng/*"),
     ),
     "ssh-userdir": SysprepTask(
         "ssh keys and settings of users", remove=tuple(f"{home}/.ssh" for home in _HOMES), in_all=False

@@ -186,7 +186,11 @@ _SEED_FILES = (
     "/var/lib/urandom/random-seed",
     "/var/lib/misc/random-seed",
     "/etc/random-seed",
+    "/var/lib/seedrng/seed.credit",
+    "/var/lib/seedrng/seed.no-credit",
 )
+_OPENRC_SEED = "/var/lib/seedrng/seed.no-credit"
+"""seedrng(8) reads at most 512 bytes."""
 _SYSTEMD_SEED = "/var/lib/systemd/random-seed"
 _FAMILY_SEED = {
     Family.FEDORA: "/var/lib/random-seed",
@@ -215,6 +219,10 @@ def set_random_seed(guest: Guest, facts: GuestFacts, random_bytes: RandomBytes, 
             size = max(_SMALLEST, min(_LARGEST, guest.stat(path).size))
             guest.write(path, random_bytes(size))
             done = True
+    if guest.exists("/etc/init.d/seedrng") and not guest.exists(_OPENRC_SEED):
+        guest.mkdir_p(_OPENRC_SEED.rpartition("/")[0])
+        guest.chmod(0o700, _OPENRC_SEED.rpartition("/")[0])
+        done |= _create(guest, _OPENRC_SEED, random_bytes)
     if not guest.exists(_SYSTEMD_SEED):
         done |= _create(guest, _SYSTEMD_SEED, random_bytes)
     if not done and facts.family in _FAMILY_SEED:

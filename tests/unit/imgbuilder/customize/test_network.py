@@ -1,4 +1,4 @@
-"""The test of name resolution before apt, and facts about guests."""
+"""The test of name resolution before apt, and proxies."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.catalog.sourcefiles import _proxy
-from imgbuilder.customize.facts import Family, read_facts
 from imgbuilder.customize.network import check_network, first_apt_host, guest_proxies, seen_from_guest
 from imgbuilder.errors import FetchError, OperationError, UsageError
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import SYSTEM_PROXY, Download
 from imgbuilder.guests.ports import CommandResult
-from imgbuilder.guests.roots import parse_os_release
 from tests.fakes.debianguest import context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.socks import socks_proxy
@@ -120,49 +118,6 @@ def test_the_resolver_script_uses_what_the_guest_has(tool: str, status: int, tmp
         ["/bin/sh", "-c", guest.scripts[0]], env={"PATH": str(tmp_path)}, capture_output=True, check=False
     )
     assert (done.returncode, done.stdout) == (3 if status else 0, b"")
-
-
-@pytest.mark.parametrize(
-    ("release", "programs", "expected"),
-    [
-        ("ID=debian\nVERSION_ID=12", "/usr/bin/apt-get", ("debian", "apt", (12, 0))),
-        ('ID=ubuntu\nVERSION_ID="24.04"', "/usr/bin/apt-get", ("debian", "apt", (24, 4))),
-        ("ID=pop\nID_LIKE='ubuntu debian'", "/usr/bin/apt-get", ("debian", "apt", (0, 0))),
-        ("ID=fedora\nVERSION_ID=41", "/usr/bin/apt-get /usr/bin/dnf", ("fedora", "dnf", (41, 0))),
-        ("ID=centos\nVERSION_ID=7", "/usr/bin/yum", ("rhel", "yum", (7, 0))),
-        ("ID=x\nID_LIKE=rhel", "/usr/bin/dnf /usr/bin/yum", ("rhel", "dnf", (0, 0))),
-        ("ID=opensuse-leap\nVERSION_ID=15.6", "/usr/bin/zypper", ("suse", "zypper", (15, 6))),
-        ("ID=arch", "/usr/bin/pacman", ("arch", "pacman", (0, 0))),
-        ("ID=alpine\nVERSION_ID=3.20.1", "/sbin/apk", ("alpine", "apk", (3, 20))),
-        ("ID=void", "/usr/bin/xbps-install", ("void", "xbps", (0, 0))),
-        ("ID=mageia\nVERSION_ID=9", "/usr/bin/dnf /usr/sbin/urpmi", ("mageia", "urpmi", (9, 0))),
-        ("ID='../x'", "", ("other", "", (0, 0))),
-    ],
-)
-def test_facts(bare: FakeGuest, release: str, programs: str, expected: tuple[object, ...]) -> None:
-    bare.add("/etc/os-release", release)
-    for path in programs.split():
-        bare.add(path)
-    facts = read_facts(bare)
-    manager = "" if facts.package_manager is None else facts.package_manager.value
-    assert (facts.family.value, manager, facts.version) == expected
-
-
-def test_facts_of_guests_without_os_release(bare: FakeGuest) -> None:
-    assert read_facts(bare).distro == "unknown"
-    bare.add("/etc/redhat-release", "CentOS release 6")
-    assert read_facts(bare).family is Family.RHEL
-    bare.add("/etc/os-release", b"ID=debian\n" + b"#" * 70_000)
-    assert read_facts(bare).family is Family.RHEL, "a file of that size is not read as os-release"
-
-
-@given(st.text())
-def test_any_os_release_can_be_read(text: str) -> None:
-    guest = FakeGuest()
-    guest.add("/etc/os-release", text.encode(errors="replace"))
-    facts = read_facts(guest)
-    assert facts.product_name.isprintable()
-    assert all(key.isupper() for key in parse_os_release(text))
 
 
 @pytest.fixture

@@ -211,6 +211,18 @@ def test_a_guest_without_systemd_gets_its_familys_seed_or_a_warning() -> None:
     assert [event.severity for event in events if isinstance(event, Notice)] == [Severity.WARNING]
 
 
+def test_openrc_gets_a_seed_that_its_seedrng_reads(bare: FakeGuest) -> None:
+    bare.add("/etc/os-release", "ID=alpine")
+    bare.add("/etc/init.d/seedrng")
+    _result, events = _customize(bare)
+    path = "/var/lib/seedrng/seed.no-credit"
+    assert len(bare.read(path)) == 512
+    assert (bare.permissions(path)[0], bare.permissions("/var/lib/seedrng")[0]) == ("0600", "0700")
+    assert not [event for event in events if isinstance(event, Notice)]
+    _customize(bare, "sysprep random-seed")
+    assert bare.ls("/var/lib/seedrng") == []
+
+
 def test_a_planted_seed_link_is_not_written_through(guest: FakeGuest) -> None:
     guest.add_link("/var/lib/systemd/random-seed", "/etc/nowhere")
     _customize(guest)
