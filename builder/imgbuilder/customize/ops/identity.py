@@ -26,7 +26,7 @@ from imgbuilder.customize.ops.accounts import SshInject, set_password
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, UsageError
-from imgbuilder.events import warn
+from imgbuilder.events import debug, warn
 from imgbuilder.guests.ports import Guest
 
 _STARTS = (
@@ -316,8 +316,9 @@ class Sysprep(Operation):
     (emptied; rotated logs and journals removed), shell-history, package-caches, temporary-files, cloud-init
     (its state, not its seed) and random-seed. Others must be named: ssh-userdir, user-account,
     firewall-rules, ca-certificates, kerberos-data. all,-logs means all but logs. The names of virt-sysprep's
-    operations are accepted. "pybuilder-customize --sysprep list" shows the files of each task, and --check of
-    pybuilder-customize(1) what is left.
+    operations are accepted. "pybuilder-customize --sysprep list" shows the files of each task. With -v, every
+    file that is changed is named, and with -n nothing is changed; --check of pybuilder-customize(1) lists
+    what is left.
 
     Attributes:
         tasks: Names of tasks.
@@ -326,6 +327,8 @@ class Sysprep(Operation):
     tasks: tuple[str, ...] = field(metadata={"rule": sysprep.parse_tasks})
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
+        for found in sysprep.find(guest, self.tasks):
+            debug(context.on_event, f"--sysprep: {found.task}: {found.path}")
         for task in self.tasks:
             sysprep.clean(guest, task, keep=context.log_file)
         if "ssh-hostkeys" in self.tasks:

@@ -9,7 +9,7 @@ from imgbuilder.customize import sysprep
 from imgbuilder.customize.identities import NOT_TASKS, PEER_NAMES, TASKS
 from imgbuilder.customize.ops.identity import Sysprep
 from imgbuilder.errors import UsageError
-from imgbuilder.events import Event, Notice
+from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.debianguest import apply
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
@@ -47,10 +47,12 @@ def used(bare: FakeGuest) -> FakeGuest:
     return bare
 
 
-def test_all_removes_what_identifies_a_machine(used: FakeGuest) -> None:
+def test_all_removes_what_identifies_a_machine(used: FakeGuest, events: list[Event]) -> None:
     found = {finding.task: finding.path for finding in sysprep.find(used)}
     assert found == IDENTITIES
-    apply(used, "sysprep", "all")
+    apply(used, "sysprep", "all", on_event=events.append)
+    named = [event.text for event in events if isinstance(event, Notice)]
+    assert named == [f"--sysprep: {task}: {path}" for task, path in IDENTITIES.items()]
     assert sysprep.find(used) == []
     assert used.text(IFCFG) == "DEVICE=eth0\nONBOOT=yes\n"
     assert used.is_dir("/var/spool/cron/crontabs"), "cron needs the folder"
@@ -168,6 +170,7 @@ def test_an_ssh_server_that_would_get_no_keys_is_a_warning(
     bare.add("/usr/sbin/sshd")
     bare.add(path, content)
     apply(bare, "sysprep", "all", on_event=events.append)
-    texts = [event.text for event in events if isinstance(event, Notice)]
+    notices = [event for event in events if isinstance(event, Notice)]
+    texts = [notice.text for notice in notices if notice.severity is Severity.WARNING]
     assert len(texts) == warned
     assert all("ssh-keygen -A" in text for text in texts)
