@@ -21,6 +21,7 @@ import pytest
 from imgindex import __version__
 from tests.fakes.keys import KeyMaker
 from tests.fakes.template import make_site
+from tests.guest.conftest import Publisher
 
 ROOT = Path(__file__).parents[2]
 SOURCE = (
@@ -92,26 +93,32 @@ class System:
         return done.stdout
 
     def run_until(self, script: str, wanted: str, *, user: str, seconds: int) -> None:
-        """Run a script until it has printed a text, and end it."""
+        """Run a script in a terminal until it has printed a text, and end it."""
+        ours, theirs = os.openpty()
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", ENTER]
         process = subprocess.Popen(
             [*command, str(self.folder), "su", user, "-c", script],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            env={**self.environment, "TERM": "xterm"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
         )
-        assert process.stdout is not None
+        os.close(theirs)
         printed, end = b"", time.monotonic() + seconds
         try:
             while wanted.encode() not in printed:
-                ready, _, _ = select.select([process.stdout], [], [], max(0, end - time.monotonic()))
-                part = os.read(process.stdout.fileno(), 65536) if ready else b""
+                ready, _, _ = select.select([ours], [], [], max(0, end - time.monotonic()))
+                try:
+                    part = os.read(ours, 65536) if ready else b""
+                except OSError:  # the last program with the terminal has ended
+                    part = b""
                 assert part, printed[-5000:].decode(errors="replace")
                 printed += part
         finally:
             process.kill()
             process.wait()
+            os.close(ours)
 
     def copy(self, source: Path, target: str) -> None:
         """Copy a file, or what a folder contains, into the system."""
@@ -146,17 +153,30 @@ def keys() -> Iterator[KeyMaker]:
         yield maker
 
 
-@pytest.mark.parametrize(("suite", "publisher"), [("bookworm", False), ("trixie", True)])
-def test_debian_packages(folder: Path, keys: KeyMaker, suite: str, publisher: bool) -> None:
+def first_commands() -> list[str]:
+    """Return the commands of README that end in a running machine, after those that install."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [re.sub(r" +#.*", "", line) for block in blocks[:2] for line in block.splitlines()]
+    commands = lines[2:5]
+    assert [command.split()[:2] for command in commands] == [
+        ["pybuilder", verb] for verb in ("doctor", "list", "run")
+    ]
+    return commands
+
+
+@pytest.mark.parametrize(("suite", "has_publisher"), [("bookworm", False), ("trixie", True)])
+def test_debian_packages(
+    folder: Path, keys: KeyMaker, publisher: Publisher, suite: str, has_publisher: bool
+) -> None:
     builder = System(folder / "builder", suite)
     (builder.folder / "src").mkdir()
     for name in (*SOURCE, "pyproject.toml"):
         builder.copy(ROOT / name, f"/src/{name if (ROOT / name).is_dir() else ''}")
     builder.run("apt-get -q update && apt-get -q -y install --no-install-recommends build-essential lintian")
     output = builder.run("cd /src && scripts/deb")
-    assert ("without virt-pybuilder-repo" in output) != publisher
+    assert ("without virt-pybuilder-repo" in output) != has_publisher
     packages = sorted((builder.folder / "src/dist").iterdir())
-    names = ["virt-pybuilder", *(["virt-pybuilder-repo"] if publisher else [])]
+    names = ["virt-pybuilder", *(["virt-pybuilder-repo"] if has_publisher else [])]
     assert [package.name for package in packages] == [
         f"{name}_{__version__}_all.deb" for name in reversed(names)
     ]
@@ -177,7 +197,7 @@ def test_debian_packages(folder: Path, keys: KeyMaker, suite: str, publisher: bo
     (sources / "local.gpg").write_bytes(keys.export(site.key))
     (sources / "local.conf").write_text("[local]\nuri=/site/index.asc\ngpgkey=./local.gpg\n")
     system.run("chown -R person /home/person")
-    for program in ("pybuilder", "pybuilder-customize", *(["pybuilder-repo"] if publisher else [])):
+    for program in ("pybuilder", "pybuilder-customize", *(["pybuilder-repo"] if has_publisher else [])):
         assert system.run(f"{program} --version", user="person") == f"{program} {__version__}\n"
         assert system.run(f"man -w {program}", user="person").endswith(f"/{program}.1.gz\n")
         for place in ("bash-completion/completions/", "zsh/vendor-completions/_"):
@@ -186,6 +206,13 @@ def test_debian_packages(folder: Path, keys: KeyMaker, suite: str, publisher: bo
     assert site.entry.os_version in system.run("pybuilder --list", user="person")
     assert site.entry.os_version in system.run("cd && pybuilder plan tiny", user="person")
     assert "PYBUILDER(1)" in system.run("pybuilder help", user="person")
+    shutil.copytree(publisher.site, system.folder / "debian")
+    shutil.copyfile(publisher.public_key, sources / "debian.gpg")
+    (sources / "debian.conf").write_text("[debian]\nuri=/debian/index.asc\ngpgkey=./debian.gpg\n")
+    doctor, listing, run = first_commands()
+    assert "PROBLEM" not in system.run(f"cd && {doctor}", user="person")
+    assert "debian-12" in system.run(f"cd && {listing}", user="person")
+    system.run_until(f"cd && {run}", "login:", user="person", seconds=1200)
     system.run(f"apt-get -q -y purge {' '.join(names)}")
     assert system.files() == before
 
