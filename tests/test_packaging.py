@@ -128,6 +128,12 @@ def test_the_stock_source_and_its_key_are_there(wheel: zipfile.ZipFile) -> None:
     assert {"imgbuilder/stock/libguestfs.conf", "imgbuilder/stock/libguestfs.gpg"} <= set(wheel.namelist())
 
 
+def test_texts_of_help_and_the_table_of_packages_are_there(wheel: zipfile.ZipFile) -> None:
+    texts = {"cli/pybuilder.txt", "cli/pybuilder-customize.txt", "packages.txt"}
+    wanted = {f"imgbuilder/{name}" for name in texts} | {"imgrepo/pybuilder-repo.txt"}
+    assert wanted <= set(wheel.namelist())
+
+
 def test_commands_manual_pages_and_licence(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
