@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,38 +13,9 @@ import pytest
 
 from tests.fakes.qemu_on_terminal import Programs
 from tests.fakes.template import make_disk
+from tests.fakes.terminal import Terminal
 
 WAITING = "the console of the guest"
-
-
-class Terminal:
-    """A terminal on which pybuilder runs an image."""
-
-    def __init__(self, image: Path, environment: dict[str, str]) -> None:
-        self.ours, self.theirs = pty.openpty()
-        self.before = self.settings()
-        self.text = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "imgbuilder", "run", str(image)],
-            stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def settings(self) -> tuple[list[object], int]:
-        return termios.tcgetattr(self.theirs), fcntl.fcntl(self.theirs, fcntl.F_GETFL)
-
-    def wait_for(self, text: str) -> None:
-        end = time.monotonic() + 30
-        while text not in self.text:
-            assert time.monotonic() < end, self.text
-            if select.select([self.ours], [], [], 0.1)[0]:
-                self.text += os.read(self.ours, 4096).decode()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.ours)
-        os.close(self.theirs)
 
 
 @pytest.fixture
@@ -60,7 +26,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Pro
 @pytest.fixture
 def terminal(tmp_path: Path, programs: Programs) -> Iterator[Terminal]:
     programs.how("wait")
-    made = Terminal(make_disk(tmp_path / "disk.img"), {**os.environ, "TMPDIR": str(tmp_path)})
+    words = [sys.executable, "-m", "imgbuilder", "run", str(make_disk(tmp_path / "disk.img"))]
+    made = Terminal(words, {**os.environ, "TMPDIR": str(tmp_path)}, tmp_path)
     made.wait_for(WAITING)
     while not (programs.folder / "pid").exists() or not (programs.folder / "pid").read_text():
         time.sleep(0.01)
@@ -85,14 +52,14 @@ def test_a_signal_ends_both_and_puts_the_terminal_right(
 ) -> None:
     assert terminal.settings() != terminal.before
     terminal.process.send_signal(number)
-    assert terminal.process.wait(20) == 128 + number
+    assert terminal.wait() == 128 + number
     assert not _is_alive(programs)
     assert terminal.settings() == terminal.before
 
 
 def test_a_hypervisor_that_is_killed_leaves_a_usable_terminal(terminal: Terminal, programs: Programs) -> None:
     os.kill(int((programs.folder / "pid").read_text()), signal.SIGKILL)
-    assert terminal.process.wait(20) == 1
+    assert terminal.wait() == 1
     terminal.wait_for("ended with status -9")
     assert terminal.settings() == terminal.before
 
