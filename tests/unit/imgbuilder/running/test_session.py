@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.bootsector import SECTOR, make_guest
 from tests.fakes.qemu_on_terminal import Programs
 from tests.fakes.template import make_disk
 from tests.fakes.terminal import Terminal
@@ -75,3 +77,25 @@ def test_temporary_files_are_where_tmpdir_says(
 ) -> None:
     assert f"TMPDIR={tmp_path}" in programs.calls[-1]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".pybuilder")) == []
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed")
+@pytest.mark.parametrize(("ending", "keep"), [("q", False), ("\x01x", False), ("q", True)])
+def test_a_guest_has_the_terminal_until_it_is_off(
+    tmp_path: Path, home: Path, ending: str, keep: bool
+) -> None:
+    image = make_guest(tmp_path / "guest.img")
+    words = [sys.executable, "-m", "imgbuilder", "run", str(image), "--memory", "16"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
+    terminal = Terminal([*words, *(["--keep"] if keep else [])], environment, tmp_path)
+    try:
+        terminal.wait_for(r"tiny guest\s")
+        terminal.type("\x03 and \x1a write")  # Ctrl-C and Ctrl-Z, which a terminal would show as ^C and ^Z
+        terminal.wait_for("\x03 and \x1a write")
+        terminal.type(ending)
+        assert terminal.wait() == 0
+        assert terminal.settings() == terminal.before
+    finally:
+        terminal.close()
+    assert image.read_bytes()[512:1024] == (SECTOR if keep else bytes(512))
+    assert [path.name for path in tmp_path.iterdir() if path.name not in {"home", "out"}] == ["guest.img"]
