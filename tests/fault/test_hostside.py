@@ -46,6 +46,7 @@ OPTIONS = (
     "--write", "/etc/motd:hello\n", "--mkdir", "/srv/a/b", "--copy-in", "tree:/srv",
     "--ssh-inject", "root:string:ssh-ed25519 AAAA someone", "--firstboot-command", "echo hello",
 )  # fmt: skip
+CHANGES = ("--write", "/etc/motd:changed\n", "--copy-in", "tree:/var", "--delete", "/srv/tree")
 LIMIT = 30.0
 PATH = ":".join(path for path in sys.path if path)
 _PR_SET_CHILD_SUBREAPER = 36
@@ -62,16 +63,15 @@ class Place:
     def image(self) -> Path:
         return self.base / "out/x.img"
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        command = [
-            "env",
-            "--default-signal=HUP,INT,QUIT,TERM",
-            *self.prefix,
-            sys.executable,
-            "-m",
-            "imgbuilder",
-        ]
-        command += ["small", "-o", str(self.image), "--hostside", "always", *OPTIONS, *words]
+    def start(self) -> subprocess.Popen[bytes]:
+        return self._start("imgbuilder", "small", "-o", str(self.image), *OPTIONS)
+
+    def customize(self) -> subprocess.Popen[bytes]:
+        return self._start("imgbuilder.cli.customize_main", "-a", str(self.image), *CHANGES)
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        command = ["env", "--default-signal=HUP,INT,QUIT,TERM", *self.prefix, sys.executable, "-m", *words]
+        command += ["--hostside", "always"]
         environment = {
             "HOME": str(self.base / "home"), "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "TMPDIR": str(self.base / "tmp"), "VIRT_BUILDER_DIRS": "/nonexistent", "LANG": "C.UTF-8",
@@ -253,4 +253,32 @@ def test_a_killed_build_leaves_no_process_and_the_next_one_sweeps(place: Place) 
             time.sleep(0.02)
         assert running() == []
     assert place.start().wait(60) == 0, place.said()
+    place.nothing_left("x.img")
+
+
+@pytest.mark.row("B3")
+def test_a_customized_disk_is_whole_at_each_moment(place: Place) -> None:
+    """Killed at any time, it is the old disk or the new one."""
+    assert place.start().wait(60) == 0, place.said()
+    old = place.image.read_bytes()
+    began = time.monotonic()
+    assert place.customize().wait(60) == 0, place.said()
+    whole = time.monotonic() - began
+    unchanged = 0
+    for turn in range(8):
+        place.image.write_bytes(old)
+        customizing = place.customize()
+        time.sleep(whole * (turn + 1) / 8)
+        customizing.kill()
+        customizing.wait(LIMIT)
+        if place.image.read_bytes() == old:
+            unchanged += 1
+            continue
+        assert inside(place.image, "cat /etc/motd") == "changed\n"
+        assert "tree" in inside(place.image, "ls /var")
+        assert "tree" not in inside(place.image, "ls /srv")
+        subprocess.run(["e2fsck", "-fn", f"{place.image}?offset={START}"], check=True, capture_output=True)
+    assert unchanged >= 3, "most come while it works"
+    place.image.write_bytes(old)
+    assert place.customize().wait(60) == 0, place.said()
     place.nothing_left("x.img")
