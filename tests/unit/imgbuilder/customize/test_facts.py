@@ -1,4 +1,4 @@
-"""What a guest is, read from its files, also where they contradict each other."""
+"""Facts about guests, read from their files, also where these contradict each other."""
 
 from __future__ import annotations
 
