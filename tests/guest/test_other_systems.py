@@ -96,3 +96,42 @@ def test_debian_without_systemd(person: Person, template: Path) -> None:
     boot(person, image)
     look(person, image)
     image.unlink()
+
+
+_WORDS = r"""
+set -e
+mkdir -p /srv/words /var/lib/pacman/sync /var/cache/pacman/pkg
+cd /srv/words
+for version in 1 2; do
+    mkdir -p tree/usr/share tree/etc
+    echo $version >tree/usr/share/word
+    echo shipped $version >tree/etc/word.conf
+    printf '%s\n' 'pkgname = word' 'pkgbase = word' "pkgver = $version-1" 'arch = any' 'size = 10' \
+        'builddate = 1700000000' 'license = PD' 'backup = etc/word.conf' >tree/.PKGINFO
+    (cd tree && bsdtar -czf ../word-$version-1-any.pkg.tar.gz .PKGINFO usr etc)
+done
+repo-add -q words.db.tar.gz word-1-1-any.pkg.tar.gz
+printf '%s\n' '[options]' 'Architecture = auto' 'SigLevel = Never' '[words]' 'Server = file:///srv/words' \
+    >/etc/pacman.conf
+rm /etc/os-release
+echo ID=arch >/etc/os-release
+"""
+
+
+def test_pacman_and_a_small_repository(person: Person, template: Path) -> None:
+    image = person.home / "pacman.img"
+    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    person.owns(image)
+    person.run(
+        "pybuilder-customize", "-a", image, "--install", "pacman-package-manager,makepkg,libarchive-tools",
+        "--run-command", _WORDS, timeout=900,
+    )  # fmt: skip
+    done = person.run(
+        "pybuilder-customize", "-a", image, "--install", "word", "--run-command", "grep 1 /usr/share/word",
+        "--write", "/etc/word.conf:mine", "--run-command",
+        "cd /srv/words && repo-add -q words.db.tar.gz word-2-1-any.pkg.tar.gz", "--update",
+        "--run-command", "grep 2 /usr/share/word && grep mine /etc/word.conf",
+        "--uninstall", "word", "--run-command", "! test -e /usr/share/word", timeout=600,
+    )  # fmt: skip
+    assert "--update: /etc/word.conf was kept; the package's version is /etc/word.conf.pacnew" in done.stderr
+    image.unlink()
