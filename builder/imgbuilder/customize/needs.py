@@ -32,13 +32,19 @@ _DECLARED = (
     "declare it in /etc/nixos/configuration.nix with --upload or --write, and run nixos-rebuild in the guest",
 )
 
+_OWN_COMMANDS = {
+    Family.GENTOO: "'emerge PACKAGE'",
+    Family.OPENWRT: "'opkg update && opkg install PACKAGE'",
+}
+
 
 def _packages(facts: GuestFacts) -> Answer:
     if facts.package_manager is not None:
         return None
+    own = _OWN_COMMANDS.get(facts.family, "the guest's own command")
     return (
         f"no known package manager was found in the guest ({facts.product_name})",
-        "use --run-command or --firstboot-command with the guest's own command",
+        f"use --run-command or --firstboot-command with {own}",
     )
 
 

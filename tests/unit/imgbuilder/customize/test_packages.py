@@ -22,6 +22,14 @@ def test_an_unknown_manager_is_an_error_before_the_guest_is_changed(bare: FakeGu
         assert "--run-command" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(("distro", "command"), [("gentoo", "emerge"), ("openwrt", "opkg install")])
+def test_the_hint_names_the_guests_own_command(bare: FakeGuest, distro: str, command: str) -> None:
+    bare.add("/etc/os-release", f"ID={distro}\n")
+    with pytest.raises(OperationError) as caught:
+        check_guest([parse_operation("install", "a")], context_of(bare))
+    assert command in (caught.value.hint or "")
+
+
 def test_failures_name_the_option_and_the_missing_network(guest: FakeGuest) -> None:
     guest.on_sh("apt-get", CommandResult(100, ""))
     for keyword, text, hint in (
