@@ -14,9 +14,11 @@ from imgbuilder.building.preflight import check_disk
 from imgbuilder.building.request import CustomizeRequest
 from imgbuilder.building.target import find_file_target
 from imgbuilder.cli.customizing import shell_with
+from imgbuilder.cli.meant import comma_meant, refuse_mistyped
 from imgbuilder.cli.requests import Call, appliance_options, build_request
 from imgbuilder.customize.operation import Operation
-from imgbuilder.customize.ops.accounts import SshInject
+from imgbuilder.customize.ops.accounts import RootPassword, SshInject
+from imgbuilder.customize.passwords import PasswordSelector, PasswordSource
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.disk.imageheader import check_other
 from imgbuilder.errors import PybuilderError, UsageError, WorkspaceError
@@ -31,6 +33,7 @@ from imgbuilder.running.images import ReadyImage, cached_image, customized_image
 from imgbuilder.running.session import log_in, run_key_file, run_machine
 from imgbuilder.terminal.console import show
 
+_RANDOM = PasswordSelector(PasswordSource.RANDOM)
 _IMAGES = frozenset({".img", *(f".{kind}" for kind in OutputFormat)})
 """Suffixes of images; another word without a slash names a template."""
 
@@ -46,7 +49,7 @@ def run(call: Call) -> int:
         ssh=call.options["ssh"],
         keep=call.options["keep"],
     )
-    name = call.one_name("OS-VERSION or IMAGE", "pybuilder run debian-12")
+    name = call.one_name("OS-VERSION or IMAGE", comma_meant(call) or "pybuilder run debian-12")
     check_host(options, arch.normalise(call.arch))
     if "/" in name or Path(name).suffix.lower() in _IMAGES:
         return _run_image(call, Path(name), options)
@@ -57,6 +60,7 @@ def _run_template(call: Call, name: str, options: RunOptions) -> int:
     given = call.ctx.get_parameter_source("output") is ParameterSource.COMMANDLINE
     if given and not options.keep:
         raise UsageError("-o names the image that --keep makes", hint="add --keep, or leave out -o")
+    refuse_mistyped(call, name)
     services, reporter = call.services_with(guest_shell=shell_with(call.reporter)), call.reporter
     if Path(name).is_file():
         try:
@@ -65,7 +69,9 @@ def _run_template(call: Call, name: str, options: RunOptions) -> int:
             error.hint = "; ".join(filter(None, [error.hint, f"to run the file: pybuilder run ./{name}"]))
             raise
     request = build_request(name, call.arch, call.options, call.values)
-    request = replace(request, operations=(*request.operations, *_key_operations(options)))
+    # A random password is what root gets anyway, and the one of the run is remembered.
+    asked = tuple(item for item in request.operations if item != RootPassword(_RANDOM))
+    request = replace(request, operations=(*asked, *_key_operations(options)))
     if options.keep:
         return _start(call, kept_image(request, services, reporter), options)
     with cached_image(request, services, reporter) as image:

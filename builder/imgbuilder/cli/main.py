@@ -36,6 +36,7 @@ pybuilder builds bootable disk images from signed templates. To begin:
   pybuilder list                                  which templates there are
   pybuilder notes debian-12                       what the publisher says about one
   pybuilder plan debian-12 --install nginx        what a build would do
+  pybuilder run debian-12 --install nginx         build it, and run it in this terminal
   pybuilder debian-12 --size 20G --install nginx  build debian-12.img
   pybuilder machine script debian-12.img -o run   write a script that boots it
   pybuilder doctor                                check what a build needs

@@ -52,6 +52,7 @@ def test_an_image_is_made_once(root: Path, cache: TemplateCache, builder: Builde
     assert record.stat().st_mode & 0o777 == 0o600, "it holds a password"
 
 
+@pytest.mark.row("Q3")
 @pytest.mark.parametrize("change", ["image", "record", "disk"])
 def test_an_image_that_changed_is_made_again(cache: TemplateCache, builder: Builder, change: str) -> None:
     path = cache.get_run_image(KEY, builder.disk, builder).path
@@ -67,11 +68,14 @@ def test_an_image_that_changed_is_made_again(cache: TemplateCache, builder: Buil
     assert builder.count == 2
 
 
+@pytest.mark.row("Q4")
 def test_an_image_in_use_stays_with_its_disk(root: Path, cache: TemplateCache, builder: Builder) -> None:
     image = cache.get_run_image(KEY, builder.disk, builder).path
     with TemplateCache(root, limit=0) as other:
         other.open()
         other.collect()
+        assert other.get_run_image(KEY, builder.disk, builder).path == image
+    assert builder.count == 1
     assert image.exists()
     assert builder.disk.exists()
 

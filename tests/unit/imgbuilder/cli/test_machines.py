@@ -70,6 +70,18 @@ def _sha512(path: Path) -> str:
     return hash_file(path)
 
 
+@pytest.mark.usefixtures("site")
+def test_a_random_password_that_is_asked_for_is_remembered_as_well(
+    appliances: TinyAppliances, pybuilder: Command
+) -> None:
+    first = pybuilder("run", "tiny", "--root-password", "random").good()
+    again = pybuilder("run", "tiny", "--root-password", "random").good()
+    assert password(first.out) == password(again.out)
+    ran = pybuilder("run", "tiny", "--root-password", "password:my own").good()
+    assert "log in as root" not in ran.out
+    assert len(appliances.launches) == 2
+
+
 @pytest.mark.usefixtures("site", "appliances")
 def test_ports_memory_and_processors(programs: Programs, pybuilder: Command) -> None:
     ran = pybuilder("run", "tiny", "--forward", "18080:80", "--memory", "64", "--cpus", "2").good()
@@ -135,6 +147,10 @@ def test_keep_makes_an_image_here_and_runs_it(
     pybuilder("run", "tiny.qcow2").good()
     assert programs.value("-drive").endswith("snapshot=on")
     assert len(appliances.launches) == 1
+    appliances.roots = {"/dev/sda2": {"type": "linux", "arch": "x86_64"}}
+    pybuilder("run", "tiny.qcow2", "--hostname", "web").good()
+    (disk,) = (home / "pybuilder/disks").glob("*.raw")
+    assert appliances.launches[-1][0].backing == (kept, disk)
     pybuilder("run", "tiny", "--keep", "-o", "other.qcow2").good()
     pybuilder("run", "tiny", "-o", "third.qcow2").failed(2, "--keep")
 
@@ -160,9 +176,13 @@ def test_an_image_is_customized_in_an_overlay(
     )
 
 
+@pytest.mark.row("Q2")
 @pytest.mark.usefixtures("site", "appliances")
-def test_a_file_without_a_suffix_is_not_taken_for_a_template(pybuilder: Command) -> None:
+def test_a_file_is_not_taken_for_a_template(programs: Programs, pybuilder: Command) -> None:
     make_disk(Path("mine"))
+    make_disk(Path("tiny"))
+    pybuilder("run", "tiny").good()
+    assert "/pybuilder/runs/" in programs.value("-drive")
     pybuilder("run", "mine").failed(2, "mine", "to run the file: pybuilder run ./mine")
     pybuilder("run", "./mine").good()
     pybuilder("run", "./missing").failed(2, "missing")

@@ -48,6 +48,7 @@ def _wait_until_gone(programs: Programs) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.row("Q1")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_both_and_puts_the_terminal_right(
     terminal: Terminal, programs: Programs, number: signal.Signals
@@ -59,6 +60,7 @@ def test_a_signal_ends_both_and_puts_the_terminal_right(
     assert terminal.settings() == terminal.before
 
 
+@pytest.mark.row("Q1")
 def test_a_hypervisor_that_is_killed_leaves_a_usable_terminal(terminal: Terminal, programs: Programs) -> None:
     os.kill(int((programs.folder / "pid").read_text()), signal.SIGKILL)
     assert terminal.wait() == 1
@@ -66,6 +68,7 @@ def test_a_hypervisor_that_is_killed_leaves_a_usable_terminal(terminal: Terminal
     assert terminal.settings() == terminal.before
 
 
+@pytest.mark.row("Q1")
 def test_the_hypervisor_ends_when_pybuilder_is_killed(terminal: Terminal, programs: Programs) -> None:
     terminal.process.kill()
     terminal.process.wait()
