@@ -9,7 +9,8 @@ options begin like that.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -62,6 +63,10 @@ OTHER = "Other"
 """Section of the help for options that name none."""
 
 
+_WIDE = 76
+"""Columns that the longest names of an option need."""
+
+
 class Option(click.Option):
     """An option with a section of the help, and with proposals for its value in shell completion."""
 
@@ -72,7 +77,7 @@ class Option(click.Option):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return names and help; of many names that would not fit into a line, the first ones."""
         record = super().get_help_record(ctx)
-        if record is None or len(record[0]) < 76 or not self.secondary_opts:
+        if record is None or len(record[0]) < _WIDE or not self.secondary_opts:
             return record
         return f"{self.opts[0]} / {self.secondary_opts[0]}", record[1]
 
@@ -91,11 +96,37 @@ def proposals(metavar: str, incomplete: str) -> list[CompletionItem]:
     return []
 
 
+class _Formatter(click.HelpFormatter):
+    """Writes help for terminals of 40 columns and more; click's own takes at least 50."""
+
+    def __init__(
+        self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None
+    ) -> None:
+        columns = min(shutil.get_terminal_size().columns, max_width or 80)
+        super().__init__(indent_increment, width or max(columns - 2, 30), max_width)
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write names and texts side by side, or each text below its name where that leaves too little."""
+        if self.width >= _WIDE:
+            super().write_dl(list(rows), col_max, col_spacing)
+            return
+        for name, text in rows:
+            self.write_text(name)
+            with self.indentation(), self.indentation():
+                self.write_text(text)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
 class GetoptCommand(click.Command):
     """A command that reads options as a program of virt-builder's family does.
 
     ``theirs`` are the names of that program's options, release by release.
     """
+
+    context_class = _Context
 
     def __init__(self, *args: Any, theirs: Sequence[Collection[str]] = (), **attributes: Any) -> None:
         super().__init__(*args, **attributes)

@@ -27,8 +27,8 @@ from imgbuilder.terminal.console import CAPABILITIES, ConsoleReporter, json_line
 from imgindex import __version__
 
 _STARTED = time.monotonic()
-_EPILOG = """\b
-Customizations are carried out in the order of the command line.
+_EPILOG = """Customizations are carried out in the order of the command line.
+
 pybuilder help shows the manual page, pybuilder help VERB explains a verb."""
 _FIRST_STEPS = """\
 pybuilder builds bootable disk images from signed templates. To begin:

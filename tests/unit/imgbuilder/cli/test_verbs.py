@@ -266,3 +266,13 @@ def test_manual_page(tmp_path: Path, pybuilder: Command, monkeypatch: pytest.Mon
 def test_no_program_for_manual_pages(pybuilder: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     pybuilder("help").failed(1, "man-db", "pybuilder --help")
+
+
+@pytest.mark.parametrize("columns", [40, 50, 60, 80, 200])
+@pytest.mark.parametrize("words", [(), *(words for words, _command in verbs())], ids=" ".join)
+def test_help_fits_the_terminal(
+    pybuilder: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = pybuilder(*words, "--help").good().out
+    assert max(map(len, text.split("\n"))) <= columns
