@@ -1,9 +1,9 @@
 """Stands in for QEMU and ssh that ``pybuilder run`` starts: they write down how they were called.
 
 The folder of the programs may hold ``how``: ``status N`` ends with it; ``killed`` dies of SIGKILL; ``wait``
-runs until a signal comes; ``ssh`` answers at the port of the guest's SSH server, and ends when it shall
-shut down; ``off`` ends together with the session. Standard input, if it is a terminal, gets other settings,
-as from QEMU.
+runs until a signal comes; ``ssh`` answers at the port of the guest's SSH server, and ends when it shall shut
+down; ``sshd FILE`` becomes a real server there, with that configuration; ``off`` ends together with the
+session. Standard input, if it is a terminal, gets other settings, as from QEMU.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ print("the console of the guest", flush=True)
 (HERE / "pid").write_text(str(os.getpid()))
 if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
-if how in ("ssh", "off"):
+if how in ("ssh", "off") or how.startswith("sshd"):
     port = int(re.search("127.0.0.1:([0-9]+)-:22$", sys.argv[sys.argv.index("-nic") + 1])[1])
+    if how.startswith("sshd"):
+        os.execv("/usr/sbin/sshd", ["/usr/sbin/sshd", "-D", "-e", "-p", str(port), "-f", how.split()[1]])
     server = socket.create_server(("127.0.0.1", port))
     def greet():
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from imgbuilder.running.session import run_key_file
 from tests.fakes.bootsector import SECTOR, make_guest
 from tests.fakes.qemu_on_terminal import Programs
 from tests.fakes.template import make_disk
@@ -102,3 +104,46 @@ def test_a_guest_has_the_terminal_until_it_is_off(
         terminal.close()
     assert image.read_bytes()[512:1024] == (SECTOR if keep else bytes(512))
     assert [path.name for path in tmp_path.iterdir() if path.name not in {"home", "out"}] == ["guest.img"]
+
+
+_SSHD = """\
+ListenAddress 127.0.0.1
+HostKey {folder}/host
+AuthorizedKeysFile {key}.pub
+PermitRootLogin yes
+StrictModes no
+PasswordAuthentication no
+PidFile none
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be logged in as root")
+@pytest.mark.skipif(not Path("/run/sshd").is_dir(), reason="OpenSSH's server is not installed")
+def test_a_real_ssh_logs_in_at_a_real_server(tmp_path: Path, programs: Programs) -> None:
+    (programs.folder / "ssh").unlink()
+    key = run_key_file()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "host"], check=True)
+    configuration = tmp_path / "sshd_config"
+    configuration.write_text(_SSHD.format(folder=tmp_path, key=key))
+    programs.how(f"sshd {configuration}")
+    words = [
+        sys.executable,
+        "-m",
+        "imgbuilder",
+        "run",
+        str(make_guest(tmp_path / "guest.img")),
+        "--ssh",
+        "--keep",
+    ]
+    terminal = Terminal(words, {**os.environ, "TMPDIR": str(tmp_path), "TERM": "dumb"}, tmp_path)
+    try:
+        terminal.wait_for("Waiting for the SSH server of the guest")
+        terminal.wait_for("[#$] ")
+        terminal.type("echo $((6 * 7)) $TERM\r")
+        terminal.wait_for("\n42 dumb")
+        terminal.type("exit 3\r")
+        assert terminal.wait() == 3
+        assert terminal.settings() == terminal.before
+        assert "was switched off" in terminal.text, "a server of SSH has no power button"
+    finally:
+        terminal.close()
