@@ -175,7 +175,7 @@ def _program(name: str, argument: str, purpose: str, *, missing: Health = Health
         return Finding(missing, name, f"{error.message}; it is needed for {purpose}", error.hint or "")
     text = answer.stdout.decode(errors="replace") or answer.stderr
     version = _VERSION.search(text)
-    return Finding(Health.GOOD, name, f"version {version.group() if version else 'unknown'}")
+    return Finding(Health.GOOD, name, f"version {version.group()}" if version else "installed")
 
 
 def _hostside() -> Finding:
