@@ -238,7 +238,7 @@ class CacheFolder:
                 stack.enter_context(
                     exclusive(self.locks / f"{digest}.lock", "is getting the same template", on_event)
                 )
-                for folder in (self.templates, self.disks, self.partial):
+                for folder in (self.templates, self.disks, self.partial, self.runs):
                     for path in folder.glob(f"{TEMPORARY_PREFIX}{digest}*"):
                         path.unlink(missing_ok=True)
                 if not os.path.lexists(self.partial / digest):  # it became a template, and its record stayed
@@ -263,7 +263,7 @@ class CacheFolder:
         A process that writes to the cache holds its lock shared. So no file that is being written can be seen
         under the exclusive lock, however old it looks.
         """
-        folders = (self.templates, self.disks, self.partial)
+        folders = (self.templates, self.disks, self.partial, self.runs)
         assert self._lock is not None
         if not any(stale_files(folder, time.time()) for folder in folders):
             return

@@ -120,6 +120,15 @@ def test_an_image_of_the_cache_is_no_link_and_does_not_keep_the_cache(
     assert not root.exists()
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next(
+    root: Path, cache: TemplateCache, builder: Builder
+) -> None:
+    left = root / f"runs/.part-{KEY}abc"
+    left.touch()
+    cache.get_run_image(KEY, builder.disk, builder)
+    assert not left.exists()
+
+
 def test_damage_is_found_by_looking_at_all_bytes(cache: TemplateCache, builder: Builder) -> None:
     image = cache.get_run_image(KEY, builder.disk, builder).path
     assert cache.verify().removed == []
