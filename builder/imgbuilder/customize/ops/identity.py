@@ -327,12 +327,14 @@ class Sysprep(Operation):
     tasks: tuple[str, ...] = field(metadata={"rule": sysprep.parse_tasks})
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        for found in sysprep.find(guest, self.tasks):
-            debug(context.on_event, f"--sysprep: {found.task}: {found.path}")
-        for task in self.tasks:
+        found = sysprep.find(guest, self.tasks)
+        for finding in found:
+            debug(context.on_event, f"--sysprep: {finding.task}: {finding.path}")
+        needed = tuple(dict.fromkeys(finding.task for finding in found))
+        for task in needed:
             sysprep.clean(guest, task, keep=context.log_file)
         if "ssh-hostkeys" in self.tasks:
             sysprep.warn_without_host_keys(guest, context.on_event)
-        left = [found for found in sysprep.find(guest, self.tasks) if found.path != context.log_file]
+        left = [finding for finding in sysprep.find(guest, needed) if finding.path != context.log_file]
         if left:
             raise OperationError(f"--sysprep: {left[0].path} is still there ({left[0].task})")
