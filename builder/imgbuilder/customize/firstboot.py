@@ -28,6 +28,18 @@ _PRIORITY = 5000
 _NUMBERED = re.compile(r"[0-9]{4}-([0-9]{4,9})-")
 _NAME_LENGTH = 60
 
+NETWORK_WAITS = """\
+for _ in $(seq 60); do
+    if grep -Eq '^[^[:blank:]]+[[:blank:]]+0{8}[[:blank:]]' /proc/net/route; then break; fi
+    if grep -v '[[:blank:]]lo$' /proc/net/ipv6_route | grep -q '^0\\{32\\} 00 '; then break; fi
+    sleep 1
+done
+"""
+"""Shell lines that wait for a default route, at most a minute.
+
+runit starts all services at once, and only systemd's service waits for the network.
+"""
+
 _OPENRC_SCRIPT = "/etc/init.d/guestfs-firstboot"
 _OPENRC_LINK = "/etc/runlevels/default/guestfs-firstboot"
 _OPENRC_TEXT = f"""\
@@ -53,7 +65,7 @@ _RUNIT_FOLDER = "/etc/sv/guestfs-firstboot"
 _RUNIT_LINK = "/etc/runit/runsvdir/default/guestfs-firstboot"
 _RUNIT_TEXT = f"""\
 #!/bin/sh
-{_DRIVER} start
+{NETWORK_WAITS}{_DRIVER} start
 # The service is not started again, also if a script is left and the link stays.
 exec sv down "$PWD"
 """

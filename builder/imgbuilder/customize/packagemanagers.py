@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgbuilder.customize.facts import GuestFacts, PackageManager
+from imgbuilder.customize.firstboot import NETWORK_WAITS
 from imgbuilder.errors import OperationError
 
 _APT_SETUP = """\
@@ -154,14 +155,6 @@ _WAITS = {
 
 dnf and yum wait by default.
 """
-_NETWORK_WAITS = """\
-for _ in $(seq 60); do
-    if grep -Eq '^[^[:blank:]]+[[:blank:]]+0{8}[[:blank:]]' /proc/net/route; then break; fi
-    if grep -v '[[:blank:]]lo$' /proc/net/ipv6_route | grep -q '^0\\{32\\} 00 '; then break; fi
-    sleep 1
-done
-"""
-"""Waits for a default route, since only systemd's service waits for the network."""
 
 
 def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = False) -> str:
@@ -169,7 +162,7 @@ def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = F
     commands = _commands(facts)
     template = commands.install
     if at_boot:
-        template = _NETWORK_WAITS + template.replace(_APT_NO_DAEMONS, "")
+        template = NETWORK_WAITS + template.replace(_APT_NO_DAEMONS, "")
         for command, waiting in _WAITS.items():
             template = re.sub(rf"^{command}", waiting, template, flags=re.MULTILINE)
     return _script(template, _quoted(commands, facts, names))

@@ -182,8 +182,8 @@ def _run_hint(context: GuestContext) -> str | None:
 class Firstboot(Operation):
     """Install a local script that runs at the guest's first boot.
 
-    It runs once, as root, late in the boot and when the network is up. Several scripts run in the order in
-    which they are given; if one fails, the next runs all the same. Output and exit status go to
+    It runs once, as root, late in the boot and after the network is started. Several scripts run in the order
+    in which they are given; if one fails, the next runs all the same. Output and exit status go to
     /root/virt-sysprep-firstboot.log in the guest and to its console; exit codes and times are also in
     /var/lib/pybuilder/firstboot-status. pybuilder(1) can show both from outside. systemd, OpenRC, System V
     init or runit starts it; a guest with a different init system is refused. The guest may have a different

@@ -127,7 +127,10 @@ def test_runit_starts_the_scripts_once(bare: FakeGuest) -> None:
     assert bare.readlink("/etc/runit/runsvdir/default/guestfs-firstboot") == "/etc/sv/guestfs-firstboot"
     run = "/etc/sv/guestfs-firstboot/run"
     assert bare.permissions(run)[0] == "0755"
-    assert bare.text(run).endswith('exec sv down "$PWD"\n')
+    lines = bare.text(run).split("\n")
+    assert lines.index("for _ in $(seq 60); do") < lines.index(f"{BASE}/firstboot.sh start")
+    assert lines[-2] == 'exec sv down "$PWD"'
+    assert subprocess.run(["/bin/sh", "-n"], input=bare.read(run), check=True).returncode == 0
 
 
 @pytest.mark.parametrize(
