@@ -10,7 +10,7 @@ from imgbuilder.cli.program import run_program
 from imgbuilder.errors import UsageError
 from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
-from imgrepo.cli import boot_check, contents, entry, maintain, make, publish, share, show
+from imgrepo.cli import boot_check, contents, entry, maintain, make, publish, share, show, templates
 from imgrepo.cli.options import PROGRAM, Publisher
 from imgrepo.services import Services
 
@@ -26,7 +26,13 @@ _SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Publish": (publish.init_command, publish.publish_command, show.catalogue_command),
     "Keep": maintain.COMMANDS,
     "Share": (share.serve_command, share.upload_command, share.mirror_command),
-    "Show": (show.status_command, show.validate_command, show.stats_command),
+    "Show": (
+        templates.list_command,
+        templates.show_command,
+        show.status_command,
+        show.validate_command,
+        show.stats_command,
+    ),
 }
 _FIRST = """\
 Publish disk images as signed templates, for pybuilder and virt-builder:

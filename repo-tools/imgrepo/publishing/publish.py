@@ -30,10 +30,14 @@ from imgrepo.webroot.signing import (
     IndexSigner,
     PublishedIndex,
     is_premature,
+    read_index_file,
     signing_step,
 )
 from imgrepo.webroot.state import Published, write_state
-from imgrepo.webroot.transaction import open_session
+from imgrepo.webroot.transaction import PUBLISH_LOCK_NAME, locked, open_session
+
+_PATIENCE = 60.0
+"""Seconds to wait for another command that changes the index."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,30 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
 
     Images that were refused do not keep the others from being published; their old templates, if any, stay.
     After any error the published index is as it was. Packed files are put in place at once, where they do no
-    harm, so that a run that is killed loses only the image at hand.
+    harm, so that a run that is killed loses only the image at hand. The index is locked only while it is
+    read and replaced: if it was changed meanwhile, the run is repeated on the new one, without packing.
     """
-    with open_session(request.output, create=True) as session:
+    output = request.output
+    with open_session(output, create=True, lock=PUBLISH_LOCK_NAME) as session:
         signer = IndexSigner(services, request.signing, session)
-        old = _read_old(request, signer, on_event)
+        with locked(output, patience=_PATIENCE):
+            old = _read_old(request, signer, on_event)
         run = PublishRun(request, services, session, old.index, on_event)
         changed = run.scan()
         run.check_programs(changed)
         with run.copies_of(changed) as copies:
             run.pack(run.examine(changed, copies))
-        new = run.new_index()
-        if not new.entries and old.text is None:
-            return _nothing(request, run, old, new, on_event)
-        if not request.dry_run:
-            _commit(request, services, signer, run, old, new, on_event)
+            with locked(output, patience=_PATIENCE):
+                if read_index_file(output / SIGNED_INDEX) != old.data:
+                    old = _read_old(request, signer, on_event)
+                    run = PublishRun(request, services, session, old.index, on_event, facts=run.facts)
+                    same = {candidate.image for candidate in changed}
+                    run.pack(run.examine([one for one in run.scan() if one.image in same], copies))
+                new = run.new_index()
+                if not new.entries and old.text is None:
+                    return _nothing(request, run, old, new, on_event)
+                if not request.dry_run:
+                    _commit(request, services, signer, run, old, new, on_event)
     names = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
     return PublishResult(new, old.index, names, run.refused)
 
@@ -119,6 +132,9 @@ def _commit(
     on_event: Reporter,
 ) -> None:
     """Put the signed index in place; then tidy up."""
+    for name in run.files:
+        if not (request.output / name).is_file():
+            raise RepositoryError(f"{name} was removed while others were packed", hint="publish again")
     now = services.clock()
     if new != old.index or old.signed_at is None or _is_due(request, old, now):
         on_event(signing_step(new))

@@ -32,14 +32,22 @@ class PublishRun:
 
     Attributes:
         refused: Why images are not published, by the name of the file.
+        facts: What was found in changed images, by the name of the file.
         waiting: Messages about the images whose day has not come.
         files: Names of the files that were packed.
         state: The record of each image, for the next run.
     """
 
     def __init__(
-        self, request: PublishRequest, services: Services, session: Session, old: Index, on_event: Reporter
+        self,
+        request: PublishRequest,
+        services: Services,
+        session: Session,
+        old: Index,
+        on_event: Reporter,
+        facts: Mapping[str, ImageFacts | PybuilderError] | None = None,
     ) -> None:
+        self.facts = dict(facts or {})
         self._request, self._services = request, services
         self._old, self._on_event = old, on_event
         self._owners: dict[tuple[str, str], str] = {}
@@ -215,15 +223,15 @@ class PublishRun:
 
     def examine(self, candidates: Sequence[Candidate], copies: Mapping[str, ImageCopy]) -> list[Candidate]:
         """Find out the facts of the changed images, in one appliance for all of them."""
-        images = [one.image for one in candidates if one.image.name not in self.refused]
-        if not images:
-            return []
-        found = examine(
-            images, self._services.open_appliance, self._request.appliance, self._on_event, copies=copies
-        )
+        possible = [one for one in candidates if one.image.name not in self.refused]
+        images = [one.image for one in possible if one.image.name not in self.facts]
+        if images:
+            self.facts |= examine(
+                images, self._services.open_appliance, self._request.appliance, self._on_event, copies=copies
+            )
         known = []
-        for candidate in candidates:
-            facts = found.get(candidate.image.name)
+        for candidate in possible:
+            facts = self.facts.get(candidate.image.name)
             judged = None if facts is None else self._judge(candidate, facts)
             if judged is not None:
                 known.append(dataclasses.replace(judged, copy=copies.get(candidate.image.name)))

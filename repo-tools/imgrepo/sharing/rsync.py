@@ -91,6 +91,7 @@ class RsyncTarget:
             "--partial-dir=.rsync-partial",
             "--out-format=%i %n",
             "--info=progress2",
+            "--outbuf=N",
             "--from0",
             "--files-from=-",
             f"{folder.absolute()}/",  # a colon in a relative name would make it a machine

@@ -36,11 +36,12 @@ _LARGEST_INDEX = 5_000_000
 class PublishedIndex:
     """The index that clients get; without templates and text when nothing is published yet.
 
-    ``expires_at`` is None when its signature does not expire.
+    ``data`` is the file. ``expires_at`` is None when its signature does not expire.
     """
 
     index: Index = field(default_factory=Index)
     text: str | None = None
+    data: bytes | None = None
     signed_at: datetime | None = None
     expires_at: datetime | None = None
 
@@ -106,7 +107,7 @@ class IndexSigner:
             return PublishedIndex()
         if force:
             text = unverified_text(data, where=str(path))
-            return PublishedIndex(parse_index(text, where=str(path)), text.text)
+            return PublishedIndex(parse_index(text, where=str(path)), text.text, data)
         pin = replace(self._pin, extra_signatures=True, expired_signatures=True)
         try:
             signed = self._verifier.verify(data, pin, where=str(path))
@@ -130,7 +131,7 @@ class IndexSigner:
             )
         self._check_clock(path, signed.signed_at, on_event)
         return PublishedIndex(
-            parse_index(signed, where=str(path)), signed.text, signed.signed_at, signed.expires_at
+            parse_index(signed, where=str(path)), signed.text, data, signed.signed_at, signed.expires_at
         )
 
     def _check_clock(self, path: Path, signed_at: datetime, on_event: Reporter) -> None:
@@ -225,4 +226,4 @@ def read_served(folder: Path, services: Services) -> tuple[PublishedIndex, Verif
     tolerant = replace(pin, extra_signatures=True, expired_signatures=True)
     signed = services.verifier.verify(data, tolerant, where=str(path))
     index = parse_index(signed, where=str(path))
-    return PublishedIndex(index, signed.text, signed.signed_at, signed.expires_at), signed
+    return PublishedIndex(index, signed.text, data, signed.signed_at, signed.expires_at), signed

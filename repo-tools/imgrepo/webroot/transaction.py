@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from imgbuilder.host.workspace import explain, explaining
 from imgindex.files import sync_folder
 
 LOCK_NAME = ".pybuilder-repo.lock"
+PUBLISH_LOCK_NAME = ".pybuilder-repo-publish.lock"
 UPLOAD_LOCK_NAME = ".pybuilder-repo-upload.lock"
-_PREFIX = ".pybuilder-publish."
+"""Locks of the index; of ``publish``, which works for hours; and of uploads, which do so as well."""
+_PREFIXES = {LOCK_NAME: ".pybuilder-change.", PUBLISH_LOCK_NAME: ".pybuilder-publish."}
+_POLL = 0.1
 
 
 class Session:
@@ -53,15 +57,15 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(target: Path, *, create: bool = False) -> Iterator[Session]:
-    """Lock a folder against other publishers and make a private folder in it.
+def open_session(target: Path, *, create: bool = False, lock: str = LOCK_NAME) -> Iterator[Session]:
+    """Lock a folder against others that want the same lock, and make a private folder in it.
 
     With ``create``, a missing folder is made, and is removed again if nothing was put into it.
     """
-    with _made(target) if create else contextlib.nullcontext(), locked(target):
+    with _made(target) if create else contextlib.nullcontext(), locked(target, lock):
         with explaining(target):
-            _remove_dead(target)
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target))
+            _remove_dead(target, _PREFIXES[lock])
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIXES[lock], dir=target))
         try:
             yield Session(target, folder)
         finally:
@@ -94,15 +98,18 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(target: Path, name: str = LOCK_NAME) -> Iterator[None]:
-    """Lock a served folder against other publishers, or with ``UPLOAD_LOCK_NAME`` against other uploads."""
+def locked(target: Path, name: str = LOCK_NAME, *, patience: float = 0.0) -> Iterator[None]:
+    """Lock a served folder against others that want the same lock; wait for them so many seconds."""
     path = target / name
     with explaining(path):
         # For whom the folder is writable: operators of one group may have to wait for each other.
         mode = target.stat().st_mode & 0o660
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        if not _lock(lock, path):
+        until = time.monotonic() + patience
+        while not (held := _lock(lock, path)) and time.monotonic() < until:
+            time.sleep(_POLL)
+        if not held:
             who = "upload" if name == UPLOAD_LOCK_NAME else "publisher"
             raise WorkspaceError(
                 f"another {who} is at work in {target}", hint="wait until it is done, then try again"
@@ -125,8 +132,8 @@ def _lock(lock: int, path: Path) -> bool:
         return False
 
 
-def _remove_dead(target: Path) -> None:
+def _remove_dead(target: Path, prefix: str) -> None:
     """Remove the folders of killed publishers: we hold the lock, so none of them is alive."""
-    for left in target.glob(f"{_PREFIX}*"):
+    for left in target.glob(f"{prefix}*"):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from imgrepo.publishing import publish as module
 from imgrepo.publishing import steps
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.status import status_of
+from imgrepo.webroot import edit
 from imgrepo.webroot.transaction import LOCK_NAME, open_session
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
@@ -291,6 +293,40 @@ def test_a_lock_that_its_publisher_removed_locks_nothing(
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(WorkspaceError, match="another publisher"), open_session(repository.web):
         pass
+
+
+@pytest.mark.row("R2")
+def test_the_index_may_be_changed_while_images_are_packed(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An urgent withdrawal must not wait for hours, and is not lost."""
+    for name in "abc":
+        repository.add(f"{name}.img", name.encode())
+    repository.publish()
+    repository.add("a.img", b"new a")
+    repository.add("b.img", b"new b")
+    repository.add("d.img", b"d")
+    real, packed, launches = compress, list[str](), len(repository.appliances.launches)
+
+    def withdraw_meanwhile(image: SourceImage, *arguments: Any, **options: Any) -> Compressed:
+        if not packed:
+            services, signing = repository.services(), repository.signing()
+            edit.withdraw(repository.web, signing, services, ["b", "c"], None, ignore)
+            change = partial(edit.add_aliases, name="a", arch=None, aliases=["stable"])
+            edit.edit(repository.web, signing, services, change, ignore)
+            with pytest.raises(WorkspaceError, match="another publisher"):
+                repository.publish()
+        packed.append(image.name)
+        return real(image, *arguments, **options)
+
+    monkeypatch.setattr(pack_module, "compress", withdraw_meanwhile)
+    repository.publish()
+    assert packed == ["a.img", "b.img", "d.img"]
+    assert len(repository.appliances.launches) == launches + 1
+    assert repository.names() == ["a", "d"]
+    assert (repository.entry("a").revision, repository.entry("a").aliases) == (2, ("stable",))
+    repository.publish()
+    assert repository.names() == ["a", "d"]
 
 
 @pytest.mark.row("R3")
