@@ -176,7 +176,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def check_writers(path: Path, status: os.stat_result) -> None:
+def check_writers(path: Path, status: os.stat_result, *, any_owner: bool = False) -> None:
     """Refuse a file that decides about trust, or about programs to start, if other users may change it.
 
     Only the user and root may; for root by sudo, also the user who called it. Groups may write: on many
@@ -185,13 +185,14 @@ def check_writers(path: Path, status: os.stat_result) -> None:
     Args:
         path: The file.
         status: The result of ``os.fstat`` for the open file.
+        any_owner: Whether any user may own it, as in a folder that a group of publishers shares.
     """
     if status.st_mode & stat.S_IWOTH:
         raise UsageError(
             f"every user may change {path}, and so what is trusted",
             hint=f"check its content, then run: chmod o-w {shlex.quote(str(path))}",
         )
-    if status.st_uid not in _trusted_users():
+    if not any_owner and status.st_uid not in _trusted_users():
         raise UsageError(
             f"{path} belongs to user {status.st_uid}, neither you nor root, who may change what is trusted",
             hint="check its content, then make yourself or root its owner: see chown(1)",

@@ -148,20 +148,23 @@ def _ask_gpgv(
     return judge(answer, done.returncode, trusted, where=where, detached=detached)
 
 
-def trusted_keys_from_file(path: Path, *, where: str, memory: KeyMemory | None = None) -> TrustedKeys:
+def trusted_keys_from_file(
+    path: Path, *, where: str, memory: KeyMemory | None = None, any_owner: bool = False
+) -> TrustedKeys:
     """Trust all keys of a key file, armored or binary: primary keys and signing subkeys.
 
     Args:
         path: The file.
         where: The source that names it, for error messages.
         memory: Remembers files that gpg has read before.
+        any_owner: See ``imgindex.files.check_writers``.
 
     Raises:
         UsageError: The file is missing, empty, writable for every user, holds a secret key, or no key.
             The source never counts as unsigned because of that (S30).
         ToolError: gpg is missing or failed.
     """
-    data = read_key_file(path, where)
+    data = read_key_file(path, where, any_owner=any_owner)
     keyring, keys = _inspect(data, memory)
     if any(key.secret for key in keys) or b"PRIVATE KEY BLOCK" in data:
         raise UsageError(
@@ -177,9 +180,9 @@ def trusted_keys_from_file(path: Path, *, where: str, memory: KeyMemory | None =
     return make_trusted_keys(pinned, keyring, keys)
 
 
-def keys_in_file(path: Path, *, where: str) -> tuple[ListedKey, ...]:
+def keys_in_file(path: Path, *, where: str, any_owner: bool = False) -> tuple[ListedKey, ...]:
     """List the keys of a key file, armored or binary."""
-    return tuple(_ask_gpg(read_key_file(path, where))[1])
+    return tuple(_ask_gpg(read_key_file(path, where, any_owner=any_owner))[1])
 
 
 def trusted_keys_from_keyring(

@@ -48,12 +48,13 @@ _RECORD_LIFETIME = 30 * 86400
 """Seconds."""
 
 
-def read_key_file(path: Path, where: str) -> bytes:
+def read_key_file(path: Path, where: str, *, any_owner: bool = False) -> bytes:
     """Read a key file whole.
 
     Args:
         path: The file.
         where: The source that names it, for error messages.
+        any_owner: See ``imgindex.files.check_writers``.
 
     Returns:
         Its content, which is not empty; gpg decides if that is a key.
@@ -70,7 +71,7 @@ def read_key_file(path: Path, where: str) -> bytes:
     except OSError as error:
         raise UsageError(f"{where}: cannot read the key file {path}: {error.strerror}", hint=hint) from error
     try:
-        check_writers(path, status)
+        check_writers(path, status, any_owner=any_owner)
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", hint=error.hint) from error
     if not data.strip():

@@ -191,6 +191,6 @@ def _picture(machine: Running, folder: Path, on_event: Reporter) -> bool:
     try:
         write_pictures(machine.screen(), folder / "screen.png", folder / "thumbnail.png")
     except (ApplianceError, DiskError) as error:
-        warn(on_event, f"there is no picture of the screen: {error.message}")
+        warn(on_event, f"no picture of the screen was taken: {error.message}")
         return False
     return True

@@ -96,7 +96,7 @@ def check_place(output: Path) -> None:
             hint="choose an empty or new folder with --output",
         )
     if not output.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {output.parent}", hint=f"mkdir -p {output.parent}")
+        raise UsageError(f"the folder {output.parent} does not exist", hint=f"mkdir -p {output.parent}")
 
 
 def _write(new: Path, old: Path, content: bytes) -> bool:

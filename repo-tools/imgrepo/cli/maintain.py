@@ -15,7 +15,9 @@ from imgindex.fields import Deprecation
 from imgindex.model import Index
 from imgrepo.cli import options, places
 from imgrepo.cli.options import PATH, DayType, NumberType, Publisher, examples, pass_publisher, show
+from imgrepo.cli.share import endpoint_option, send
 from imgrepo.services import Signing
+from imgrepo.sharing.upload import UploadRequest, read_place
 from imgrepo.webroot import edit, retired
 from imgrepo.webroot.entries import differences
 from imgrepo.webroot.signing import read_served
@@ -51,13 +53,19 @@ def refresh_command(publisher: Publisher, *, webroot: Path, signing: Signing, wi
     "withdraw",
     short_help="Take templates out of the index.",
     help="Take the templates NAME out of the index in WEBROOT; publish does not bring them back.\n\n"
-    "Their files stay until they are pruned; until then --undo puts them back at once.",
+    "Their files stay until they are pruned; until then --undo puts them back at once. After a leak, --now "
+    "deletes them, here and at each TARGET.",
     epilog=examples("pybuilder-repo withdraw web debian-11 --gpg-key you@example.org"),
 )
 @places.webroot_argument
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_ARCH
 @click.option("--undo", is_flag=True, help="Put them back as they were.")
+@click.option("--now", is_flag=True, help="Delete their files at once, and upload what is left.")
+@click.option(
+    "--to", "targets", multiple=True, metavar="TARGET", help="With --now: upload there; see upload."
+)
+@endpoint_option
 @options.signing_options
 @pass_publisher
 def withdraw_command(
@@ -67,12 +75,24 @@ def withdraw_command(
     names: tuple[str, ...],
     arch: str | None,
     undo: bool,
+    now: bool,
+    targets: tuple[str, ...],
+    endpoint_url: str | None,
     signing: Signing,
 ) -> None:
     """Withdraw the templates, or put them back."""
-    change = edit.undo_withdrawal if undo else edit.withdraw
-    edited = change(webroot, signing, publisher.services, names, arch, publisher.reporter)
+    if undo and now:
+        raise UsageError("--undo and --now cannot be used together")
+    uploads = [read_place(target) for target in targets] if now else []
+    services, reporter = publisher.services, publisher.reporter
+    if undo:
+        edited = edit.undo_withdrawal(webroot, signing, services, names, arch, reporter)
+    else:
+        edited = edit.withdraw(webroot, signing, services, names, arch, reporter, now=now)
     show(differences(edited.before, edited.after))
+    for place in uploads:
+        files = edit.withdrawn_files(webroot, names, arch)
+        send(publisher, UploadRequest(webroot, place, delete=files), endpoint_url)
 
 
 def _read_values(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:

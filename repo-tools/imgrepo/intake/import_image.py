@@ -70,10 +70,12 @@ class ImportRequest:
         path = local_path(self.address)
         if path is not None and not path.is_file():
             raise UsageError(
-                f"there is no image {path}", hint="give its path, or its whole address on the web"
+                f"the image {path} does not exist", hint="give its path, or its whole address on the web"
             )
         if not self.folder.is_dir():
-            raise UsageError(f"there is no folder {self.folder}", hint=f"create it: mkdir -p {self.folder}")
+            raise UsageError(
+                f"the folder {self.folder} does not exist", hint=f"create it: mkdir -p {self.folder}"
+            )
 
     @property
     def stem(self) -> str:

@@ -55,7 +55,7 @@ class TrustOptions:
             raise UsageError("--key and --unsigned cannot be used together")
         if self.checksum is None and self.key is None and not self.unsigned:
             raise UsageError(
-                "there is nothing to check this image with",
+                "nothing was given to check this image with",
                 hint="give --key FILE-or-FINGERPRINT of the distribution; or the digest with --checksum; or, "
                 "if the distribution signs nothing, --unsigned",
             )
@@ -139,7 +139,7 @@ def _find_sums(
         except FileMissingError:
             continue
     raise FetchError(
-        f"there is no checksum file next to {Address(image)} (tried: {', '.join(tried)})",
+        f"no checksum file was found next to {Address(image)} (tried: {', '.join(tried)})",
         hint="give its address with --checksums, or the digest itself with --checksum",
     )
 
@@ -158,8 +158,7 @@ def _signed_text(address: Address, data: bytes, pin: TrustedKeys, services: Serv
             continue
         return services.verifier.verify_detached(data, signature, tolerant, where=where)
     raise NotSignedError(
-        f"{where} is not signed: there is no signature in it, and none next to it "
-        f"({', '.join(SIGNATURE_ENDINGS)})",
+        f"{where} is not signed: no signature is in it or next to it ({', '.join(SIGNATURE_ENDINGS)})",
         hint="if the distribution signs nothing, compare the digest in another way and give it with "
         "--checksum, or use --unsigned",
     )

@@ -98,7 +98,7 @@ class EntryFolder:
         if not images:
             reasons = "".join(f"; {name}: {reason}" for name, reason in skipped)
             raise RepositoryError(
-                f"there is no image in {self.path}{reasons}",
+                f"no image is in {self.path}{reasons}",
                 hint=f"put it there as {self.name}.qcow2 or {self.name}.img",
             )
         if len(images) > 1:
@@ -165,7 +165,7 @@ def entry_at(path: Path, *, hint: str) -> EntryFolder:
 def image_at(path: Path, *, hint: str) -> SourceImage:
     """Return the image that a command was given; ``hint`` has what the command accepts."""
     if not path.exists():
-        raise UsageError(f"there is no image {path}", hint=hint)
+        raise UsageError(f"the image {path} does not exist", hint=hint)
     if path.suffix not in FORMATS:
         endings = ", ".join(FORMATS)
         raise UsageError(f"{path} does not have the name of an image", hint=f"images end in {endings}")
@@ -189,7 +189,7 @@ def find_entry(library: Path, name: str) -> EntryFolder:
         given = Path(name).absolute()
         if (given / DESCRIPTION_NAME).is_file():
             hint = f"give its name, and the folder that it is in: {given.name} --library {given.parent}"
-        raise UsageError(f"there is no entry {name} in {library}", hint=hint)
+        raise UsageError(f"the entry {name} does not exist in {library}", hint=hint)
     return folder
 
 

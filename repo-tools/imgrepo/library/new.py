@@ -130,7 +130,7 @@ def make_entry(request: NewEntry, on_event: Reporter) -> EntryFolder:
         )
     if not request.library.is_dir():
         raise UsageError(
-            f"there is no folder {request.library}", hint=f"create it: mkdir -p {request.library}"
+            f"the folder {request.library} does not exist", hint=f"create it: mkdir -p {request.library}"
         )
     if os.path.lexists(folder.path):
         hint = "edit the file entry.toml in it" if folder.description.is_file() else "choose another name"
@@ -173,7 +173,7 @@ def _image_at(path: Path) -> SourceImage:
         )
     if not path.is_file():
         raise UsageError(
-            f"there is no image {path}" if not path.exists() else f"{path} is not a regular file"
+            f"the image {path} does not exist" if not path.exists() else f"{path} is not a regular file"
         )
     with explaining(path):
         image = SourceImage(path.resolve(), path.stem, FORMATS[path.suffix], Fingerprint.of(path.stat()))

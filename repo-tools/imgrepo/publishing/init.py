@@ -78,7 +78,7 @@ class InitRequest:
 
 @dataclass(frozen=True)
 class Initialised:
-    """What was set up: the fingerprint of the key, the files, and the address for users."""
+    """The result: the fingerprint of the key, the files, and the address for users."""
 
     fingerprint: str
     written: tuple[Path, ...]

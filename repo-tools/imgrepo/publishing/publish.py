@@ -119,7 +119,7 @@ def _nothing(
         info(on_event, f"nothing is published yet: {request.output} stays without an index")
         return PublishResult(new, old.index, (), {}, has_index=False)
     reasons = "; ".join([*(error.message for error in run.refused.values()), *run.waiting])
-    raise RepositoryError(f"no image can be published: {reasons or 'there is none'}")
+    raise RepositoryError(f"no image can be published: {reasons or 'none was found'}")
 
 
 def _commit(

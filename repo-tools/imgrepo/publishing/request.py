@@ -128,7 +128,7 @@ class PublishRequest:
                 f"{self.folder} is a file, not a folder", hint="put the image into a folder, and give that"
             )
         if not self.folder.is_dir():
-            raise UsageError(f"there is no folder {self.folder}", hint="give the folder of the images")
+            raise UsageError(f"the folder {self.folder} does not exist", hint="give the folder of the images")
         check_can_be_made(self.output)
         if not self.compress and self.output.is_dir() and self.folder.samefile(self.output):
             raise UsageError(

@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from imgbuilder.errors import PybuilderError
 from imgbuilder.events import Reporter
 from imgbuilder.host.hashing import hash_file
+from imgbuilder.sizes import counted
+from imgindex.clearsign import split
 from imgindex.fields import deprecation
 from imgindex.gpg import keys_in_file
 from imgindex.model import Index
@@ -72,10 +74,11 @@ def status_of(
     now, index = services.clock(), published.index
     keys = tuple(
         KeyStatus(key.fingerprint, None if key.expires is None else datetime.fromtimestamp(key.expires, UTC))
-        for key in keys_in_file(folder / PUBLIC_KEY, where="the published key")
+        for key in keys_in_file(folder / PUBLIC_KEY, where="the published key", any_owner=True)
         if key.is_primary or key.can_sign
     )
     problems = [
+        *_missing_signatures(published.data or b"", folder),
         *_ends(signed, keys, now, within),
         *_files(folder, index, on_event, verify=verify),
         *_deprecations(index, now),
@@ -92,6 +95,18 @@ def status_of(
         changes=() if images is None else tuple(_changes(folder, images, index, now)),
         problems=tuple(problems),
     )
+
+
+def _missing_signatures(data: bytes, folder: Path) -> Iterator[str]:
+    keys = keys_in_file(folder / PUBLIC_KEY, where="the published key", any_owner=True)
+    primary = [key for key in keys if key.is_primary]
+    signatures = split(data, where=str(folder)).signatures
+    if signatures < len(primary):
+        yield (
+            f"{PUBLIC_KEY} holds {counted(len(primary), 'key')}, but the index has only "
+            f"{counted(signatures, 'signature')}: sign with all of them, or end the move to a new key with "
+            "pybuilder-repo rotate-key --finish"
+        )
 
 
 def _ends(

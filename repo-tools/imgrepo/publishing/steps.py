@@ -70,7 +70,7 @@ class PublishRun:
         for name, reason in found.skipped:
             warn(self._on_event, f"{name} is not published: {reason}")
         for name in set(found.empty) - {entry.os_version for entry in self._old.entries}:
-            info(self._on_event, f"{name} is not published: there is no image in its folder yet")
+            info(self._on_event, f"{name} is not published: its folder has no image yet")
         self.refused.update(found.broken)
         if not images and not found.broken and not self._old.entries:
             raise UsageError(

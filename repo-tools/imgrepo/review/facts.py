@@ -43,7 +43,7 @@ from imgrepo.recordfile import RecordFile
 from imgrepo.review.results import Issue, Status
 
 _LARGEST_SCRIPT = 1 << 20
-_NO_IMAGE = Issue(Status.UNKNOWN, "there is no image")
+_NO_IMAGE = Issue(Status.UNKNOWN, "the image is missing")
 _BOOT_SCREEN = "screen.png"
 _Record = TypeVar("_Record", ContentsRecord, SourcesRecord)
 
@@ -111,7 +111,7 @@ class FactCollector:
         try:
             if scan(self.folder.path) == ((), ()):
                 hint = f"put it there as {self.folder.name}.qcow2 or {self.folder.name}.img"
-                return Issue(Status.MISSING, "there is no image", hint)
+                return Issue(Status.MISSING, "the image is missing", hint)
             image = self.folder.image()
             measure(image)
         except (DiskError, RepositoryError) as error:
@@ -130,7 +130,7 @@ class FactCollector:
         if isinstance(self.image, Issue):
             return _NO_IMAGE
         if not os.path.lexists(path):
-            return Issue(Status.MISSING, "there is no script run", hint)
+            return Issue(Status.MISSING, "the script run is missing", hint)
         try:
             machine = script_machine(self.folder, self._report)
             text = run_script(machine)
@@ -243,7 +243,7 @@ class FactCollector:
         seen = self.folder.boot / _BOOT_SCREEN
         if boot is not None and boot.pictures and self._fits(boot.image) and not screenshot_problem(seen):
             return "the screen of the boot check"
-        return Issue(Status.MISSING, "there is no screenshot.png", command(hint, str(self.folder.path)))
+        return Issue(Status.MISSING, "screenshot.png is missing", command(hint, str(self.folder.path)))
 
     def _library(self) -> tuple[str, str]:
         return "--library", str(self.folder.path.parent)

@@ -122,7 +122,7 @@ def _state(facts: StateFacts) -> State:
 def _remarks(facts: StateFacts, state: State) -> Iterator[str]:
     day = "" if facts.not_before is None else f"{facts.not_before:%Y-%m-%d %H:%M} UTC"
     if not facts.has_image:
-        yield "its image is not in its folder any more" if state is State.LIVE else "there is no image yet"
+        yield "its image is not in its folder any more" if state is State.LIVE else "its image is missing"
     if facts.template is Template.OTHER:
         yield "an earlier revision is live"
     if facts.template is Template.UNSURE:
@@ -220,7 +220,7 @@ def _read_served(request: EntryListRequest, services: Services) -> _Served:
     if webroot is None:
         return _Served(None)
     if not webroot.is_dir():
-        raise UsageError(f"there is no folder {webroot}", hint="give the folder that publish writes")
+        raise UsageError(f"the folder {webroot} does not exist", hint="give the folder that publish writes")
     index = Index()
     if (webroot / SIGNED_INDEX).exists():  # before the first day there is none
         index = read_served(webroot, services)[0].index

@@ -113,13 +113,19 @@ _PAGES_LAST = ("atom.xml", "index.html", MEMORY_NAME)
 
 @dataclass(frozen=True)
 class UploadRequest:
-    """A folder to upload, and where to; ``force`` replaces an index there that is newer, or by other keys."""
+    """A folder to upload, and where to.
+
+    Attributes:
+        force: Whether to replace an index there that is newer, or signed by other keys.
+        delete: Files to delete there at once, whatever their age, unless the index names them.
+    """
 
     folder: Path
     place: UploadPlace
     prune: bool = False
     grace: timedelta = GRACE
     force: bool = False
+    delete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,9 @@ def upload(
         # Clients read only the last one; the others are for people.
         for name in _INDEX_FILES:
             sent += target.put(copies, [name], on_event)
+        named = {file.name for file in needed}
+        unwanted = [name for name in request.delete if name in there and name not in named]
+        target.delete(unwanted)
         deleted = retire(
             _files_of_target(request, target, there),
             served.index,
@@ -166,7 +175,7 @@ def upload(
             grace=request.grace if request.prune else None,
         )
         pages, gone = _upload_catalogue(request.folder, target, on_event)
-        sent, deleted = [*sent, *pages], (*deleted, *gone)
+        sent, deleted = [*sent, *pages], (*unwanted, *deleted, *gone)
         if read_index_file(folder / SIGNED_INDEX) != (copies / SIGNED_INDEX).read_bytes():
             warn(on_event, f"the index of {folder} changed during the upload: upload again")
     return UploadResult(tuple(sent), deleted)
@@ -200,7 +209,7 @@ def _index_there(
     if SIGNED_INDEX not in there:
         return Index()
     where = f"{request.place.shown}/{SIGNED_INDEX}"
-    trusted = trusted_keys_from_file(request.folder / PUBLIC_KEY, where=str(request.folder))
+    trusted = trusted_keys_from_file(request.folder / PUBLIC_KEY, where=str(request.folder), any_owner=True)
     tolerant = dataclasses.replace(trusted, extra_signatures=True, expired_signatures=True)
     try:
         signed = services.verifier.verify(target.read(SIGNED_INDEX, _INDEX_LIMIT), tolerant, where=where)

@@ -204,7 +204,7 @@ class SourceLists:
             )
         except FileMissingError as error:
             raise FileMissingError(
-                f"there is no suite {suite}: {error.message}",
+                f"the suite {suite} is not found: {error.message}",
                 hint="give the address of an archive, with a folder dists, and one of its suites",
             ) from error
         return self.verify(body.getvalue(), where)

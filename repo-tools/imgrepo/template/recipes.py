@@ -170,7 +170,7 @@ def recipe_named(name: str) -> TemplateRecipe:
         return RECIPES[name]
     except KeyError:
         raise UsageError(
-            f"there is no recipe for a template {name!r}", hint=f"known recipes: {', '.join(RECIPES)}"
+            f"no recipe makes a template {name!r}", hint=f"known recipes: {', '.join(RECIPES)}"
         ) from None
 
 

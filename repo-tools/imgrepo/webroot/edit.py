@@ -17,6 +17,7 @@ from pathlib import Path
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
 from imgbuilder.host.arch import normalise
+from imgbuilder.sizes import counted
 from imgindex.fields import Deprecation, is_known_field, settle_comments, with_deprecation
 from imgindex.model import Entry, ExtraField, Index, Note
 from imgindex.parse import parse_index
@@ -100,9 +101,9 @@ def rotate(
 
 def withdraw(
     folder: Path, signing: Signing, services: Services, names: Sequence[str], arch: str | None,
-    on_event: Reporter,
+    on_event: Reporter, *, now: bool = False,
 ) -> Edited:  # fmt: skip
-    """Remove templates from the index.
+    """Remove templates from the index; with ``now`` also their files, as for a secret that leaked.
 
     They are remembered first, so that ``publish`` does not add them again.
     """
@@ -110,18 +111,40 @@ def withdraw(
     def change(index: Index) -> Index:
         before = withdrawn_templates(folder)
         for name in names:
-            if any(key[0] == name for key in before) and all(e.os_version != name for e in index.entries):
+            gone = all(entry.os_version != name for entry in index.entries)
+            if gone and not now and any(key[0] == name for key in before):
                 raise UsageError(
                     f"{name} is withdrawn already",
                     hint=f"to bring it back: pybuilder-repo withdraw --undo {folder} {name} --gpg-key KEY",
                 )
-        gone = [entry for name in names for entry in find(index, name, arch)]
-        remember_withdrawn(folder, before | {(entry.os_version, entry.arch) for entry in gone})
+        known = {name for name, _arch in before} if now else set()
+        chosen = [
+            entry
+            for name in names
+            if name not in known or any(entry.os_version == name for entry in index.entries)
+            for entry in find(index, name, arch)
+        ]
+        remember_withdrawn(folder, before | {(entry.os_version, entry.arch) for entry in chosen})
         return dataclasses.replace(
-            index, entries=tuple(entry for entry in index.entries if entry not in gone)
+            index, entries=tuple(entry for entry in index.entries if entry not in chosen)
         )
 
-    return edit(folder, signing, services, change, on_event)
+    edited = edit(folder, signing, services, change, on_event)
+    if now:
+        deleted = served_files(folder, on_event).delete(withdrawn_files(folder, names, arch))
+        info(on_event, f"{counted(len(deleted), 'file')} deleted")
+    return edited
+
+
+def withdrawn_files(folder: Path, names: Sequence[str], arch: str | None) -> tuple[str, ...]:
+    """Return the files of templates that were withdrawn, as far as their last entries are known."""
+    withdrawn = withdrawn_templates(folder)
+    return tuple(
+        file.name
+        for key, entry in former_entries(folder).items()
+        if key in withdrawn and key[0] in names and (arch is None or same_arch(key[1], arch))
+        for file in files_of(entry)
+    )
 
 
 def undo_withdrawal(
@@ -308,4 +331,4 @@ def _opened(
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", hint=f"give the folder with {SIGNED_INDEX}")
+        raise UsageError(f"the folder {folder} does not exist", hint=f"give the folder with {SIGNED_INDEX}")

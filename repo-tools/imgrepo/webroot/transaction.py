@@ -78,7 +78,9 @@ def check_can_be_made(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, not a folder", hint="choose another name")
     if not folder.is_dir() and not folder.parent.is_dir():
-        raise UsageError(f"there is no folder {folder.parent}", hint=f"create it: mkdir -p {folder.parent}")
+        raise UsageError(
+            f"the folder {folder.parent} does not exist", hint=f"create it: mkdir -p {folder.parent}"
+        )
 
 
 @contextlib.contextmanager
@@ -105,6 +107,8 @@ def locked(target: Path, name: str = LOCK_NAME, *, patience: float = 0.0) -> Ite
         # For whom the folder is writable: operators of one group may have to wait for each other.
         mode = target.stat().st_mode & 0o660
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        with contextlib.suppress(PermissionError):  # it is another publisher's
+            os.fchmod(lock, mode)  # whatever the umask says
     try:
         until = time.monotonic() + patience
         while not (held := _lock(lock, path)) and time.monotonic() < until:

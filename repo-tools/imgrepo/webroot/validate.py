@@ -75,7 +75,7 @@ def validate(request: ValidateRequest, services: Services, on_event: Reporter) -
         problems += wrong
         check = _signature_check(request, services)
         if check is None and any(entry.sig is not None for entry in entries):
-            warn(on_event, f"{where}: there is no key to check the signatures of templates with")
+            warn(on_event, f"{where}: the key to check the signatures of templates with is missing")
         for entry in entries:
             problems += check_files(entry, path.parent, on_event, check)
     return tuple(problems)
@@ -98,7 +98,7 @@ def _read(path: Path) -> bytes:
             return file.read(MAX_FILE_SIZE + 1)
     except FileNotFoundError as error:
         raise UsageError(
-            f"there is no file {path}", hint="give the path of an index on this machine"
+            f"the file {path} does not exist", hint="give the path of an index on this machine"
         ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -113,10 +113,10 @@ def _pin(request: ValidateRequest) -> TrustedKeys:
     default = request.path.parent / PUBLIC_KEY
     if not default.exists():
         raise PybuilderError(
-            f"{request.path}: the signature cannot be checked: there is no {PUBLIC_KEY} next to the index",
+            f"{request.path}: the signature cannot be checked: {PUBLIC_KEY} is missing next to the index",
             hint="name the file with the public key: --gpgkey FILE",
         )
-    return trusted_keys_from_file(default, where=str(request.path))
+    return trusted_keys_from_file(default, where=str(request.path), any_owner=True)
 
 
 def _judge(

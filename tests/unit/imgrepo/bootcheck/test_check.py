@@ -167,8 +167,8 @@ def test_an_image_that_refers_to_other_files_is_never_booted(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nosuch",), "there is no entry nosuch"),
-        (("./nosuch.img",), "there is no image"),
+        (("nosuch",), "the entry nosuch does not exist"),
+        (("./nosuch.img",), "does not exist"),
         (("/",), "is not an entry"),
         (("/etc/passwd",), "does not have the name of an image"),
     ],

@@ -285,7 +285,7 @@ def test_a_folder_with_something_else_is_not_replaced(library: Repository) -> No
     with pytest.raises(UsageError, match="is not a catalogue"):
         make_site(library)
     assert precious.read_text() == "years of work"
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         make_site(library, output=library.base / "no" / "such")
     link = library.base / "link"
     link.symlink_to(library.web)

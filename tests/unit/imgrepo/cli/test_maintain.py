@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from imgindex.fields import Deprecation, deprecation
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgrepo.cli.main import run
 from imgrepo.webroot import edit
-from imgrepo.webroot.transaction import open_session
+from imgrepo.webroot.transaction import LOCK_NAME, locked, open_session
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository
 
@@ -131,6 +132,23 @@ def test_a_key_of_the_future_is_a_matter_of_the_clock(operator: Operator, keys: 
     operator.type(f"refresh WEB -K {future}", 1)
     assert "this machine's clock has not reached" in operator.err
     assert "set the clock" in operator.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_publishers_of_one_group_share_a_folder(operator: Operator, tmp_path: Path) -> None:
+    web = operator.repository.web
+    web.chmod(0o2775)
+    for path in web.iterdir():
+        os.chown(path, 60001, 60009)
+    with locked(web):
+        assert stat.S_IMODE((web / LOCK_NAME).stat().st_mode) & 0o060 == 0o060
+    operator.type("hide WEB a -K KEY")
+    os.chown(web / "index.gpg", 60001, 60009)
+    operator.type("status WEB")
+    operator.type("list WEB")
+    operator.type("prune WEB")
+    (web / "index.gpg").chmod(0o666)
+    operator.type("status WEB", 2)
 
 
 def test_a_lost_key_file_is_put_back(operator: Operator) -> None:
@@ -385,9 +403,10 @@ def test_status_of_a_healthy_folder(operator: Operator) -> None:
         ("future", "the index is signed in the future, at"),
         ("expired", "the signature has expired at"),
         ("deprecated", "was deprecated until 2020-01-01"),
+        ("unsigned", "holds 2 keys, but the index has only 1 signature"),
     ],
 )
-def test_status_finds_what_is_wrong(operator: Operator, damage: str, words: str) -> None:
+def test_status_finds_what_is_wrong(operator: Operator, keys: KeyMaker, damage: str, words: str) -> None:
     path = operator.repository.web / operator.repository.entry("a").file
     if damage == "missing":
         path.unlink()
@@ -399,6 +418,10 @@ def test_status_finds_what_is_wrong(operator: Operator, damage: str, words: str)
         path.write_bytes(data)
     elif damage == "unreadable":
         path.chmod(0o600)
+    elif damage == "unsigned":
+        other = keys.make("Forgotten <forgotten@example.org>")
+        with (operator.repository.web / "index.gpg").open("ab") as file:
+            file.write(keys.export(other, armor=True))
     elif damage == "deprecated":
         operator.type("deprecate WEB a --until 2020-01-01 -K KEY")
     else:

@@ -173,7 +173,7 @@ def test_one_bad_image_does_not_keep_the_others(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["nothing.img"], 2, "there is no image nothing.img"),
+        (["nothing.img"], 2, "the image nothing.img does not exist"),
         (["."], 2, "no entry"),
         (["--format", "xml", "a.img"], 2, "xml"),
         ([], 2, "ENTRY|IMAGE"),

@@ -234,7 +234,7 @@ def test_the_key_may_be_a_fingerprint_in_the_users_keyring(
         distribution.take(key="0" * 41)
     with pytest.raises(UsageError, match="neither a file nor a full fingerprint"):
         distribution.take(key="DEADBEEF")
-    with pytest.raises(UsageError, match="there is no image"):
+    with pytest.raises(UsageError, match="does not exist"):
         distribution.take(str(distribution.folder / "none.qcow2"))
 
 

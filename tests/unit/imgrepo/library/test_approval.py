@@ -362,11 +362,11 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("command", "message"),
         [
-            (["none", "-K", "KEY"], "there is no entry none"),
+            (["none", "-K", "KEY"], "the entry none does not exist"),
             (["demo"], "--gpg-key"),
             (["demo", "-K", "no-such-key@example.org"], "no secret key for"),
             (["demo", "-K", "KEY", "--note", "a\nb"], "not one line"),
-            (["../demo", "-K", "KEY"], "there is no entry"),
+            (["../demo", "-K", "KEY"], "the entry ../demo does not exist"),
         ],
     )
     def test_wrong_arguments(

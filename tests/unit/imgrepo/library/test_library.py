@@ -195,7 +195,7 @@ class TestFolder:
         with pytest.raises(RepositoryError, match="different name from the entry"):
             folder.image()
         (folder.path / "b.img").unlink()
-        with pytest.raises(RepositoryError, match="there is no image"):
+        with pytest.raises(RepositoryError, match="no image is in"):
             folder.image()
 
     def test_the_machine(self, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_folder_without_an_image_is_reported(repository: Repository) -> None:
     (repository.images / "empty").mkdir()
     (repository.images / "empty" / "entry.toml").write_text("")
     assert not repository.publish().refused
-    assert "empty is not published: there is no image in its folder yet" in repository.notices()
+    assert "empty is not published: its folder has no image yet" in repository.notices()
 
 
 def test_a_withdrawn_entry_stays_away(repository: Repository) -> None:

@@ -562,9 +562,9 @@ def test_a_killed_publishers_stage_is_swept(repository: Repository) -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused(repository: Repository) -> None:
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         PublishRequest(repository.images / "none", repository.web, repository.signing())
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         PublishRequest(repository.images, repository.web / "none" / "web", repository.signing())
     with pytest.raises(UsageError, match="preset"):
         PublishRequest(repository.images, repository.web, repository.signing(), preset="10")

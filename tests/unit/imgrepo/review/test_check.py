@@ -355,7 +355,7 @@ def test_one_broken_entry_does_not_stop_the_others(library: Library) -> None:
 
 def test_wrong_input(library: Library) -> None:
     library.add()
-    assert "there is no entry other" in library.type("other", code=2)[1]
+    assert "the entry other does not exist" in library.type("other", code=2)[1]
     assert run(["entry", "check", "--library", str(library.path / "none")], library.services()) == 2
     assert run(["entry", "check", "--quickly"], library.services()) == 2
     words = f"give its name, and the folder that it is in: demo --library {library.path}\n"

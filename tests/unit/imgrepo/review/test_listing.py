@@ -265,9 +265,9 @@ class TestCommand:
         assert "no entries in" in listing.type()
         assert listing.json() == {}
         add(repository)
-        assert "there is no entry demos in" in listing.type("demos", code=2)
+        assert "the entry demos does not exist in" in listing.type("demos", code=2)
         assert "there are: demo" in listing.type("demos", code=2)
-        assert "there is no folder" in listing.type("--webroot", str(repository.base / "wep"), code=2)
+        assert "does not exist" in listing.type("--webroot", str(repository.base / "wep"), code=2)
         assert "cannot read the folder" in listing.type("--library", str(repository.base / "x"), code=2)
         assert "liked" in listing.type("--require", "liked", code=2)
 

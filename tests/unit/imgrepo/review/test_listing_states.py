@@ -108,7 +108,7 @@ def test_the_state_and_what_comes_next(
             ("the current entry.toml is not published", "held back until 2026-12-01 00:00 UTC"),
         ),
         (progress(withdrawn=True, not_before=LATER), ()),
-        (progress(has_image=False, unmet={}), ("there is no image yet",)),
+        (progress(has_image=False, unmet={}), ("its image is missing",)),
         (
             progress(has_image=False, unmet={}, template=Template.SAME),
             ("its image is not in its folder any more",),

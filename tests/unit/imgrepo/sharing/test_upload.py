@@ -420,6 +420,26 @@ def test_an_index_of_the_same_size_and_time_is_replaced(published: Repository, d
     assert bring(published, daemon).sent == ("index",)
 
 
+def test_a_template_with_a_leaked_secret_is_gone_at_once(published: Repository, daemon: FolderRemote) -> None:
+    bring(published, daemon)
+    entry = published.entry("b")
+    assert entry.zstd is not None
+    leaked = {entry.file, entry.zstd.file}
+    assert leaked <= set(daemon.files())
+    words = ["withdraw", str(published.web), "b", "--now", "-K", published.key]
+    assert run(words, published.services()) == 0
+    assert not leaked & {path.name for path in published.web.iterdir()}
+    # Also where an earlier run could not reach the target.
+    assert run([*words, "--to", daemon.text], published.services()) == 0
+    assert not leaked & set(daemon.files())
+    there = index_of(published, daemon.files())
+    assert there is not None
+    assert [entry.os_version for entry in there.entries] == ["a"]
+    published.publish(zstd_level=1)
+    assert published.names() == ["a"]
+    assert run([*words, "--undo"], published.services()) == 2
+
+
 def test_a_real_sshd(published: Repository, sshd: FolderRemote) -> None:
     first = bring(published, sshd)
     assert index_of(published, sshd.files()) == published.read()

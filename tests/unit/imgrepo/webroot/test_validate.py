@@ -251,7 +251,7 @@ def test_changed_after_signing(web: Web) -> None:
 def test_no_key_to_check_with(web: Web) -> None:
     (web.folder / "index.gpg").unlink()
     (problem,) = web.problems()
-    assert "there is no index.gpg" in problem
+    assert "index.gpg is missing" in problem
     (problem,) = web.problems(key=web.folder / "none")
     assert "cannot read the key file" in problem
 
@@ -280,7 +280,7 @@ def test_exit_codes(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{web.index}: line 2: neither" in shown.err
     assert f"{web.index} could not be validated: 1 problem" in shown.err
     assert run(["validate", str(web.folder / "none")], services) == 2
-    assert f"there is no file {web.folder / 'none'}" in capsys.readouterr().err
+    assert f"the file {web.folder / 'none'} does not exist" in capsys.readouterr().err
     assert run(["validate", str(web.folder)], services) == 2
     assert f"try {web.folder / 'index.asc'}" in capsys.readouterr().err
     assert run(["validate"], services) == 2
