@@ -22,7 +22,7 @@ from imgrepo.webroot.transaction import check_can_be_made
 
 SETUP_FOLDER = "setup"
 _TRIAL_URL = "http://localhost:8000/"
-"""Where ``serve`` serves by default."""
+"""The address at which ``serve`` serves by default."""
 _PATH = re.compile(r"[A-Za-z0-9._/+-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXAMPLES = (

@@ -125,7 +125,7 @@ class RsyncTarget:
             given.seek(0)
             reading, writing = os.pipe()
             running: Popen[bytes] | None = None
-            with open(reading, "rb", buffering=0) as output:
+            with os.fdopen(reading, "rb", buffering=0) as output:
                 try:
                     try:
                         with uninterrupted():  # a signal must not come between its start and the assignment

@@ -75,7 +75,7 @@ def validate(request: ValidateRequest, services: Services, on_event: Reporter) -
         problems += wrong
         check = _signature_check(request, services)
         if check is None and any(entry.sig is not None for entry in entries):
-            warn(on_event, f"{where}: the key to check the signatures of templates with is missing")
+            warn(on_event, f"{where}: no key to check the signatures of templates with was found")
         for entry in entries:
             problems += check_files(entry, path.parent, on_event, check)
     return tuple(problems)

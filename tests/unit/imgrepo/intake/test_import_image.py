@@ -476,7 +476,7 @@ def test_an_image_that_was_not_imported_is_never_replaced(distribution: Distribu
 
 def test_no_checksum_file_at_all(distribution: Distribution) -> None:
     (distribution.folder / "SHA512SUMS").unlink()
-    with pytest.raises(FetchError, match="no checksum file next to"):
+    with pytest.raises(FetchError, match="no checksum file was found next to"):
         distribution.take()
 
 
