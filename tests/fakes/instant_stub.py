@@ -28,6 +28,12 @@ if channel.startswith("path="):
     daemon = socket.socket(socket.AF_UNIX)
     daemon.connect(channel[5:])
     daemon.sendall(struct.pack(">I", 0xF5F55FF5))
+else:
+    (control,) = [word for word in words if "id=monitor" in word]
+    monitor, _peer = socket.socket(fileno=int(control.split(",")[1][3:])).accept()
+    monitor.sendall(b'{{"QMP": {{}}}}\\n')
+    while monitor.recv(4096):
+        monitor.sendall(b'{{"return": {{"running": true}}}}\\n')
 time.sleep(600)
 """
 

@@ -109,7 +109,11 @@ def test_repeated_numbers_are_noticed(
 ) -> None:
     """The same appliance without its new random numbers: the check must see it, and it is booted."""
     script = save.greeting_script
-    monkeypatch.setattr(save, "greeting_script", lambda now: script(now).replace(save._RESEED, ""))
+
+    def unrenewed(now: float, disks: int, *, network: bool) -> str:
+        return script(now, disks, network=network).replace(save._RESEED, "")
+
+    monkeypatch.setattr(save, "greeting_script", unrenewed)
     if not entropy:
         monkeypatch.setattr(resume, "_RANDOM_DEVICE", "/dev/null")
     kept: list[str] = []

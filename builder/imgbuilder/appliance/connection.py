@@ -104,6 +104,7 @@ class Connection:
                         "LIBGUESTFS_TMPDIR": str(runtime),
                         "XDG_RUNTIME_DIR": str(runtime),
                         "LC_ALL": "C.UTF-8",
+                        "TERM": "linux",  # a part of the appliance's command line, so of its saved state
                     },
                 )
             theirs.close()

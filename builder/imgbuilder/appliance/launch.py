@@ -186,7 +186,7 @@ def _hypervisor(folders: _Folders, interpreter: Path, worker: int, job: Job | No
         f'set -- {shlex.join(starter)} "$parent" {shlex.quote(program)} "$@"\n'
     )
     if job is not None:
-        words = shlex.join(map(str, [interpreter, "-I", "-S", PROGRAM, job.file]))
+        words = shlex.join(map(str, [interpreter, *PROGRAM, job.file]))
         text += f'case {machine} exec {words} "$@";; esac\n'
     wrapper.write_text(f'{text}exec "$@"\n')
     wrapper.chmod(0o700)

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,33 +17,66 @@ from imgbuilder.host.interrupts import uninterrupted
 _BANDWIDTH = 16 * 1024**3
 """Bytes per second; QEMU's default limit is meant for networks."""
 _PAUSE = 0.05
+_SHORT_PAUSE = 0.002
 _LONGEST = 4 * 1024**2
 """Bytes of one response; the hypervisor runs code of strangers."""
 
 
-def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit: float) -> None:
-    """Write a machine's memory and devices to a file, call ``then`` while it is paused, and resume it.
+_WITHOUT_MEMORY = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+"""A machine's state has no memory in it that is an open file."""
+
+
+def write_devices(monitor: Path, devices: int, then: Callable[[], None], *, limit: float) -> None:
+    """Write the state of a machine's devices to a file, call ``then`` while it is paused, and let it go on.
 
     Args:
         monitor: The hypervisor's socket.
-        memory: Descriptor of the file, open for writing.
+        devices: Descriptor of the file, open for writing.
         then: Called when everything is written and the machine and its disks are paused.
         limit: Seconds until it fails.
     """
     with uninterrupted(), _Connection(monitor, limit) as hypervisor:
+        hypervisor.execute("migrate-set-capabilities", _WITHOUT_MEMORY)
         hypervisor.execute("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
-        hypervisor.execute("getfd", {"fdname": "memory"}, descriptor=memory)
-        hypervisor.execute("migrate", {"uri": "fd:memory"})
+        hypervisor.execute("getfd", {"fdname": "devices"}, descriptor=devices)
+        hypervisor.execute("migrate", {"uri": "fd:devices"})
         while True:
             facts = hypervisor.execute("query-migrate")
             status = facts.get("status") if isinstance(facts, dict) else None
             if status == "completed":
                 break
             if status in ("failed", "cancelled", None):
-                raise ApplianceError(f"the hypervisor did not write its memory: {facts}")
+                raise ApplianceError(f"the hypervisor did not write its state: {facts}")
             time.sleep(_PAUSE)
         then()
         hypervisor.execute("cont")
+
+
+def read_devices(monitor: Path, devices: Callable[[], int], *, network: bool, limit: float) -> None:
+    """Start a waiting machine with the saved state of its devices.
+
+    Args:
+        monitor: The hypervisor's socket.
+        devices: Opens the file; called when the hypervisor has opened all disks.
+        network: Whether the machine keeps its network, ``usernet``.
+        limit: Seconds until it fails.
+    """
+    with _Connection(monitor, limit) as hypervisor:
+        hypervisor.execute("migrate-set-capabilities", _WITHOUT_MEMORY)
+        descriptor = devices()
+        try:
+            hypervisor.execute("getfd", {"fdname": "devices"}, descriptor=descriptor)
+        finally:
+            os.close(descriptor)
+        hypervisor.execute("migrate-incoming", {"uri": "fd:devices"})
+        if not network:
+            while not _runs(hypervisor.execute("query-status")):
+                time.sleep(_SHORT_PAUSE)
+            hypervisor.execute("netdev_del", {"id": "usernet"})
+
+
+def _runs(status: object) -> bool:
+    return isinstance(status, dict) and status.get("running") is True
 
 
 def write_screen(monitor: Path, picture: Path, *, limit: float) -> None:
@@ -120,7 +153,7 @@ class _Connection:
             raise ApplianceError(f"the hypervisor's monitor failed: {error}") from error
 
     def execute(
-        self, command: str, arguments: dict[str, object] | None = None, *, descriptor: int | None = None
+        self, command: str, arguments: Mapping[str, object] | None = None, *, descriptor: int | None = None
     ) -> object:
         """Carry out a command and return what it returns.
 
@@ -131,7 +164,7 @@ class _Connection:
         """
         return self._answer(command, arguments or {}, [] if descriptor is None else [descriptor])
 
-    def _answer(self, command: str, arguments: dict[str, object], descriptors: list[int]) -> object:
+    def _answer(self, command: str, arguments: Mapping[str, object], descriptors: list[int]) -> object:
         order = json.dumps({"execute": command, "arguments": arguments}).encode()
         self._socket.settimeout(self._left())
         socket.send_fds(self._socket, [order], descriptors)

@@ -37,6 +37,8 @@ HEADER = struct.Struct(">II")
 LARGEST_FRAME = 24 * 1024 * 1024
 """Most bytes of one answer. libguestfs itself allows 4 MiB per message."""
 
+_DESCRIPTORS = 1024
+
 
 def pack(message: dict[str, Any]) -> bytes:
     """Return the frame of a message; its values are those of JSON, bytes, and dictionaries with any keys."""
@@ -140,7 +142,15 @@ def _limit_files(most: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (wanted, hard))
 
 
+def _limit_descriptors() -> None:
+    """Leave few descriptors: libguestfs closes each that is possible, in each program that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft > _DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, hard))
+
+
 def _serve(channel: Channel) -> None:
+    _limit_descriptors()
     try:
         import guestfs
     except ImportError as error:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -19,25 +17,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgbuilder.appliance import monitor
 from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.instant import program, save
+from imgbuilder.appliance.instant.commandline import DUMMY, UnusableStateError
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.appliance.options import Attachment
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug, info
 from imgbuilder.host.interrupts import uninterrupted
 
-PROGRAM = Path(program.__file__)
-"""The program that libguestfs starts in place of the hypervisor."""
+_FOLDER = Path(program.__file__).parent
+PROGRAM = (
+    "-I", "-S", "-c",
+    "import sys; sys.path.insert(0, sys.argv[1]); from instant import program; program.main(sys.argv[2:])",
+    str(_FOLDER.parent),
+)  # fmt: skip
+"""The interpreter's arguments for the program that libguestfs starts in place of the hypervisor.
+
+Only its package is imported: our other packages may need a newer interpreter, and take long to load.
+"""
 _ANSWER_LIMIT = 30.0
 """Seconds for a resumed appliance to answer; it takes one, and ten on a very busy host."""
 _ENTROPY = 512
 """Bytes of the host's random numbers for each resumed appliance."""
 _RANDOM_DEVICE = "/dev/urandom"
+_MONITOR = "monitor"
+"""The socket of the hypervisor's monitor, in the private folder."""
 _BUSY = 600.0
 """Seconds after which saving is tried again if the host was too busy for it."""
-_DUMMY = 64 * 1024**2
-"""Size in bytes of the empty disks that a state is made with."""
+_CHANGES = {
+    "recipe": "pybuilder or libguestfs",
+    "options": "the appliance's memory or options",
+    "hypervisor": "the hypervisor",
+    "appliance": "packages of this host",
+    "kernel": "this host's kernel",
+    "processor": "the processor",
+}
+"""Parts of a machine (``program.machine_facts``) for users."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +101,14 @@ class Instant:
         """
         try:
             self.store.open()
-        except (OSError, program.UnusableStateError) as error:
+        except (OSError, UnusableStateError) as error:
             debug(self.on_event, f"the appliance is booted: {error}")
             return None
         for made in (False, True):
             outcome = self._resume(disks, made=made)
             if not isinstance(outcome, _Missing):
                 return outcome
-            if made or not self._make(outcome, disks):
+            if made or not self._make(outcome):
                 return None
         return None
 
@@ -105,13 +122,13 @@ class Instant:
                 self._report_boot(str(answer["booted"]), unknown=bool(answer.get("unknown")))
                 return connection
             key = str(answer["key"])
-            self._greet(connection, key, disks)
+            self._greet(connection, key, disks, network=bool(answer["network"]))
             _check_root(answer)
-        except (PybuilderError, program.UnusableStateError, OSError, ValueError, KeyError) as error:
+        except (PybuilderError, UnusableStateError, OSError, ValueError, KeyError) as error:
             _close(connection)
             answer = job.answer()
             if answer.get("missing"):
-                return _Missing(str(answer["key"]), str(answer["root"]))
+                return _Missing(str(answer["key"]), str(answer["root"]), dict(answer["machine"]))
             self._drop(answer, str(answer.get("failed") or error), for_long=made)
             return None
         except BaseException:
@@ -135,11 +152,18 @@ class Instant:
         except OSError as problem:
             debug(self.on_event, f"that cannot be noted: {problem}")
 
-    def _greet(self, connection: Connection, key: str, disks: Sequence[Attachment]) -> None:
+    def _greet(self, connection: Connection, key: str, disks: Sequence[Attachment], *, network: bool) -> None:
         """Give a resumed appliance fresh random numbers, the time and its disks, and check them."""
         recorded = frozenset((self.store.root / key / program.DRAWS).read_text().split())
         if len(recorded) != save.CHAIN:
             raise ApplianceError("its recorded random numbers are damaged")
+        # The hypervisor opened the overlay by name after the program had checked it, so check again.
+        monitor.read_devices(
+            self.runtime / _MONITOR,
+            lambda: program.open_state(str(self.store.root / key), program.DEVICES),
+            network=network,
+            limit=_ANSWER_LIMIT,
+        )
         entropy = self.runtime / "entropy"
         entropy.touch(mode=0o600)
         try:
@@ -148,13 +172,11 @@ class Instant:
             connection.call("debug_upload", str(entropy), _RANDOM_DEVICE, 0o600, limit=_ANSWER_LIMIT)
         finally:
             entropy.unlink()
-        text = connection.call("debug", "sh", [save.greeting_script(time.time())], limit=_ANSWER_LIMIT)
+        script = save.greeting_script(time.time(), len(disks), network=network)
+        text = connection.call("debug", "sh", [script], limit=_ANSWER_LIMIT)
         answer = save.read_answer(str(text))
         save.check_draws(answer, recorded)
         save.check_sizes(answer, [_virtual_size(disk) for disk in disks])
-        # The hypervisor opened the overlay by name after the program had checked it, so check again.
-        memory, _record = program.open_state(str(self.store.root / key))
-        os.close(memory)
 
     def _drop(self, answer: dict[str, Any], why: str, *, for_long: bool) -> None:
         debug(self.on_event, f"the saved appliance is dropped, and the appliance booted: {why}")
@@ -168,15 +190,15 @@ class Instant:
         except OSError as error:
             debug(self.on_event, f"it cannot be dropped: {error}")
 
-    def _make(self, missing: _Missing, disks: Sequence[Attachment]) -> bool:
+    def _make(self, missing: _Missing) -> bool:
         """Save a state; False if that fails or another process is just doing it."""
         try:
             with self.store.making() as new:
                 if new is None:
                     debug(self.on_event, "the appliance is booted: another pybuilder is saving one")
                     return False
-                self.on_event(Step("Saving a booted appliance, so that the next ones start at once"))
-                self._make_in(new, missing, disks)
+                self.on_event(Step(f"Saving a booted appliance, {self._reason(missing.machine)}"))
+                self._make_in(new, missing)
                 self.store.publish(new, missing.key)
                 return True
         except (PybuilderError, OSError) as error:
@@ -188,42 +210,45 @@ class Instant:
                 debug(self.on_event, f"that cannot be noted: {problem}")
             return False
 
-    def _make_in(self, new: Path, missing: _Missing, disks: Sequence[Attachment]) -> None:
+    def _reason(self, machine: dict[str, str]) -> str:
+        """Return why no saved appliance fits: what is another than in the last one that was used."""
+        last = self.store.last_machine()
+        changed = [text for name, text in _CHANGES.items() if last.get(name, machine[name]) != machine[name]]
+        if not changed:
+            return "so that the next ones start at once"
+        return f"since {' and '.join(changed)} changed"
+
+    def _make_in(self, new: Path, missing: _Missing) -> None:
         overlay = save.new_overlay(missing.root, new)
-        socket = self.runtime / "monitor"
-        socket.unlink(missing_ok=True)
-        job = self._job({"mode": "make", "key": missing.key, "overlay": str(overlay), "monitor": str(socket)})
-        dummies = self.runtime / "dummies"
-        dummies.mkdir(mode=0o700)
+        job = self._job({"mode": "make", "key": missing.key, "overlay": str(overlay)})
+        dummy = self.runtime / "dummy"
+        with dummy.open("wb") as file:
+            file.truncate(DUMMY)
         try:
-            empty = []
-            for number, disk in enumerate(disks):
-                path = dummies / str(number)
-                with path.open("wb") as file:
-                    file.truncate(_DUMMY)
-                empty.append(Attachment(path, "raw", disk.readonly))
-            try:
-                connection = self.launch(empty, job)
-            except ApplianceError as error:
-                raise ApplianceError(str(job.answer().get("failed") or error)) from error
-            try:
-                save.prepare(connection)
-                save.save(connection, socket, new)
-            finally:
-                with uninterrupted():
-                    connection.close()
+            connection = self.launch([Attachment(dummy, "raw")], job)
+        except ApplianceError as error:
+            raise ApplianceError(str(job.answer().get("failed") or error)) from error
+        try:
+            save.prepare(connection)
+            memory = f"/proc/{connection.call('get_pid')}/fd/{job.answer()['memory']}"
+            save.save(connection, self.runtime / _MONITOR, memory, new, missing.machine)
         finally:
-            shutil.rmtree(dummies, ignore_errors=True)
+            with uninterrupted():
+                connection.close()
+            dummy.unlink()
 
     def _job(self, wanted: dict[str, str]) -> Job:
         job = Job(self.runtime / "instant.job", self.runtime / "instant.report")
-        job.result.unlink(missing_ok=True)
+        monitor_socket = self.runtime / _MONITOR
+        for path in (job.result, monitor_socket):
+            path.unlink(missing_ok=True)
         facts = {
             **wanted,
             "hypervisor": self.hypervisor,
             "states": str(self.store.root),
             "recipe": recipe(self.version),
             "report": str(job.result),
+            "monitor": str(monitor_socket),
         }
         job.file.touch(mode=0o600)
         job.file.write_text(json.dumps(facts))
@@ -236,13 +261,14 @@ class _Missing:
 
     key: str
     root: str
+    machine: dict[str, str]
 
 
 @functools.cache
 def recipe(version: str) -> str:
     """Return a digest of our code and libguestfs's version, which make the states."""
     digest = hashlib.sha256(version.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(_FOLDER.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -255,7 +281,7 @@ def _close(connection: Connection | None) -> None:
 
 def _check_root(answer: dict[str, Any]) -> None:
     """Check that the appliance's root, which was opened by name, is still that of the state."""
-    if program.appliance_identity(str(answer["root"])) != answer["root_identity"]:
+    if program.root_identity(str(answer["root"])) != answer["root_identity"]:
         raise ApplianceError("the appliance's root was replaced at the same time")
 
 

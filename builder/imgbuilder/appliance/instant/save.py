@@ -1,8 +1,7 @@
-"""Saves a state: prepares a booted appliance with empty disks, and writes its memory to a file.
+"""Saves a state: prepares a booted appliance with empty disks, and copies its memory while it is paused.
 
-After the hypervisor has written the memory (by QMP), the machine runs on for a
-moment and prints the random numbers that a copy without fresh entropy would
-draw. A resumed appliance must never draw those.
+After that the machine runs on for a moment and prints the random numbers that a copy without fresh entropy
+would draw. A resumed appliance must never draw those.
 
 The scripts here run inside the appliance when it is saved and when it is resumed. A resumed kernel continues
 with the random numbers of the saved one: every build would draw the same. So the host's entropy is mixed in,
@@ -18,20 +17,33 @@ import json
 import os
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgbuilder.appliance import monitor
 from imgbuilder.appliance.connection import Connection
-from imgbuilder.appliance.instant.program import DRAWS, MEMORY, OVERLAY, RECORD, identity
+from imgbuilder.appliance.instant.commandline import MOST_DISKS
+from imgbuilder.appliance.instant.program import (
+    CONTENT,
+    DEVICES,
+    DRAWS,
+    MACHINE,
+    MEMORY,
+    OVERLAY,
+    RECORD,
+    identity,
+)
 from imgbuilder.errors import ApplianceError
-from imgbuilder.host import process
+from imgbuilder.host import process, sparse
+from imgindex.files import open_empty
 
 FOLDER = "/run/pybuilder"
 """The folder for our files in the appliance: in its memory, invisible for a guest."""
 PERL = f"{FOLDER}/perl"
+PARKED = f"{FOLDER}/parked"
+"""The names and SCSI addresses of the disks that the saved machine's kernel has forgotten."""
 DRAW_SIZE = 32
 """Bytes of one draw: the kernel's generator makes no smaller steps."""
 CHAIN = 2048
@@ -44,6 +56,47 @@ _DRAW = (
     'print "draw ", unpack("H*", $d), "\\n";'
 )
 _UPTIME = 'open($u, "<", "/proc/uptime") or die; print "uptime ", (split " ", <$u>)[0], "\\n"; close $u;'
+_SETTIMEOFDAY = {"x86_64": 164, "aarch64": 170}
+"""Number of the system call on each architecture of ``program``."""
+# The numbers of ioctl(2) are in linux/sockios.h (SIOCSIFFLAGS) and linux/fs.h (BLKFLSBUF, BLKRRPART).
+_CARDS_DOWN = r"""
+opendir(N, "/sys/class/net") or die;
+socket(my $s, 2, 2, 0) or die "socket: $!\n";
+for my $card (grep(!/^\.|^lo$/, readdir(N))) {
+  my $flags = pack("Z16 x24", $card);
+  ioctl($s, 0x8914, $flags) or die "SIOCSIFFLAGS: $!\n";
+}
+"""
+_DISKS = r"""
+sub content { open(my $f, "<", $_[0]) or die "$_[0]: $!\n"; my $t = <$f>; chomp($t); $t }
+sub put { open(my $f, ">", $_[0]) or die "$_[0]: $!\n"; syswrite($f, $_[1]) or die "$_[0]: $!\n" }
+open(my $parked, "<", "PARKED") or die "PARKED: $!\n";
+my %wanted = map { $_ => 1 } 1 .. $last;
+my @surplus;
+for (sort(<$parked>)) {  # one by one in the order of names: the kernel assigns the first free name
+  last unless %wanted;
+  my ($name, $host, $target) = /^(\w+) (\d+):0:(\d+):0$/ or die "PARKED: $_";
+  put("/sys/class/scsi_host/host$host/scan", "0 $target 0");
+  # The last thing that the kernel makes is the link.
+  my $there = sub { -b "/dev/$name" && (readlink("/sys/block/$name") // "") =~ m{/$host:0:$target:0/block/} };
+  for (1 .. 1000) { last if $there->(); select(undef, undef, undef, 0.01) }
+  $there->() or die "$name did not come back\n";
+  delete($wanted{$target}) or push(@surplus, "/sys/block/$name/device");
+}
+put("$_/delete", "1") for @surplus;
+opendir(D, "/sys/block") or die;
+for my $name (sort(grep(/^sd/, readdir(D)))) {
+  my $path = "/sys/block/$name";
+  my ($major, $minor) = split(/:/, content("$path/dev"));
+  next if $major * 256 + $minor == (stat("/"))[0];  # the root, which may have any name
+  put("$path/device/rescan", "1");
+  open(my $d, "<", "/dev/$name") or die "$name: $!\n";
+  ioctl($d, 0x1261, 0) or die "BLKFLSBUF: $!\n";
+  ioctl($d, 0x125f, 0) or (system("udevadm settle"), ioctl($d, 0x125f, 0)) or die "BLKRRPART: $!\n";
+  print "size ", content("$path/size"), "\n";
+}
+exec("udevadm", "settle") or die;
+""".replace("PARKED", PARKED)
 
 
 class BusyError(ApplianceError):
@@ -81,29 +134,42 @@ def record_script() -> str:
     return _perl(_OPEN, f"for (1..{CHAIN}) {{ {_DRAW} }}", _UPTIME)
 
 
-def greeting_script(now: float) -> str:
+def greeting_script(now: float, disks: int, *, network: bool) -> str:
     """Return the script that prepares a resumed appliance.
 
-    In this order: reseed the generator, draw numbers for the check, set the clock, and rescan the disks,
-    which were others when the appliance was saved.
+    In this order: reseed the generator, draw numbers for the check, set the clock, add disks that the saved
+    machine had forgotten, and rescan all, which were others when the appliance was saved. It is one process,
+    since each takes long to start.
+
+    Args:
+        now: The time.
+        disks: The number of disks, without the appliance's root.
+        network: Whether the network stays up.
     """
-    return "\n".join(
-        [
-            "set -e",
-            _perl(_OPEN, _RESEED, _DRAW, _DRAW),
-            f"date -s @{now:.3f} >/dev/null",
-            "root=$(mountpoint -d /)",  # the appliance's root disk, which may have any name
-            "for path in /sys/block/sd*; do",
-            "  name=${path##*/}",
-            '  if [ "$(cat "$path/dev")" = "$root" ]; then continue; fi',
-            '  echo 1 >"$path/device/rescan"',
-            '  blockdev --flushbufs --rereadpt "/dev/$name" || {',
-            '    udevadm settle; blockdev --flushbufs --rereadpt "/dev/$name"; }',
-            '  echo "size $(cat "$path/size")"',
-            "done",
-            "udevadm settle",
-        ]
-    )
+    seconds, fraction = divmod(round(now * 1e6), 1_000_000)
+    call = _SETTIMEOFDAY[os.uname().machine]
+    # perl passes only variables to system calls.
+    clock = f'my $now = pack("qq", {seconds}, {fraction}); '
+    clock += f'syscall({call}, $now, 0) == 0 or die "clock: $!\\n";'
+    steps = [_OPEN, _RESEED, _DRAW, _DRAW, clock, "" if network else _CARDS_DOWN]
+    return f"exec {_perl(*steps, f'my $last = {disks - 1};', _DISKS)}"
+
+
+def park_script() -> str:
+    """Return the script that makes the kernel forget all disks but the first and the appliance's root.
+
+    It also forgets its messages, which each build reads in the end.
+    """
+    numbers = " ".join(map(str, range(1, MOST_DISKS)))
+    return f"""set -e
+for number in {numbers}; do
+  for path in /sys/bus/scsi/devices/*:0:$number:0; do
+    echo "$(ls "$path/block") ${{path##*/}}"
+    echo 1 >"$path/delete"
+  done
+done >{PARKED}
+udevadm settle
+dmesg --clear"""
 
 
 def read_answer(text: str) -> Answer:
@@ -176,31 +242,31 @@ def prepare(connection: Connection) -> None:
         raise ApplianceError(f"libraries of perl are missing in the appliance: {' '.join(missing.split())}")
     connection.call("debug_upload", perl, PERL, 0o700, limit=_CALL_LIMIT)
     # This loads the programs into memory, and proves that they work.
-    read_answer(_shell(connection, greeting_script(time.time())))
+    _shell(connection, park_script())
+    answer = read_answer(_shell(connection, greeting_script(time.time(), MOST_DISKS, network=True)))
+    check_sizes(answer, [None] * MOST_DISKS)
+    _shell(connection, park_script())
     read_answer(_shell(connection, record_script()))
 
 
-def save(connection: Connection, socket: Path, new: Path) -> None:
+def save(connection: Connection, socket: Path, memory: str, new: Path, machine: dict[str, str]) -> None:
     """Write the state of a prepared appliance, and end the appliance.
 
     Args:
         connection: The appliance.
         socket: Its hypervisor's monitor socket.
+        memory: The open file that is its memory.
         new: Private folder for the state, which has the overlay already.
+        machine: What a machine has to be like to fit.
 
     Raises:
         PybuilderError: The state cannot be used.
         OSError: It cannot be written.
     """
-    from imgbuilder.appliance import monitor  # late: resuming does not need it
-
     # Nothing may run in the appliance between this and the write of the memory.
     began = read_answer(_shell(connection, renew_script())).uptimes
-    memory = os.open(new / MEMORY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        monitor.write_memory(socket, memory, lambda: _copy_overlay(new), limit=_WRITE_LIMIT)
-    finally:
-        os.close(memory)
+    with os.fdopen(open_empty(new / DEVICES), "wb") as devices:
+        monitor.write_devices(socket, devices.fileno(), lambda: _copy(memory, new), limit=_WRITE_LIMIT)
     answer = read_answer(_shell(connection, record_script()))
     if len(began) != 1 or len(answer.uptimes) != 1 or len(set(answer.draws)) != CHAIN:
         raise ApplianceError("the appliance did not print the random numbers that a copy of it would draw")
@@ -213,12 +279,15 @@ def save(connection: Connection, socket: Path, new: Path) -> None:
     draws.write_text("\n".join(answer.draws))
     record = new / RECORD
     record.touch(mode=0o600)
-    record.write_text(json.dumps({name: identity(str(new / name))[1:] for name in (MEMORY, OVERLAY, DRAWS)}))
+    facts = {name: identity(str(new / name))[1:] for name in CONTENT}
+    record.write_text(json.dumps({**facts, MACHINE: machine}))
 
 
-def _copy_overlay(new: Path) -> None:
-    shutil.copyfile(new / BOOTING, new / OVERLAY)
-    (new / OVERLAY).chmod(0o600)
+def _copy(memory: str, new: Path) -> None:
+    """Copy what the paused machine goes on to write to."""
+    for source, name in ((memory, MEMORY), (new / BOOTING, OVERLAY)):
+        with open(source, "rb") as old, os.fdopen(open_empty(new / name), "wb") as copy:
+            sparse.copy_descriptor(old.fileno(), copy.fileno())
 
 
 def _shell(connection: Connection, script: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -22,12 +23,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from imgbuilder.appliance.instant.commandline import UnusableStateError
 from imgbuilder.appliance.instant.program import (
     GIVEN_UP,
+    MACHINE,
     RECORD,
     RETRY_AFTER,
-    UnusableStateError,
     check_private,
     read_mark,
 )
@@ -90,6 +93,13 @@ class StateStore:
                     size = sum(item.lstat().st_blocks * 512 for item in path.iterdir())
                     found.append(KeptState(path, size, (path / RECORD).lstat().st_mtime_ns))
         return sorted(found, key=lambda state: state.used)
+
+    def last_machine(self) -> dict[str, Any]:
+        """Return what the machine of the state that was used last is like; empty if that is not known."""
+        for state in reversed(self.states()):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                return dict(json.loads((state.path / RECORD).read_text())[MACHINE])
+        return {}
 
     def used_bytes(self) -> int:
         """Return how many bytes the states take on the disk."""

@@ -21,21 +21,67 @@ GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\n'
 DONE = b'{"return": {}}\n'
 
 
+@contextmanager
+def machine(path: Path, *more: str | Path) -> Iterator[Path]:
+    """The monitor of a QEMU with a machine that does nothing."""
+    command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", "8", "-accel", "tcg"]
+    command += ["-netdev", "user,id=usernet", "-device", "e1000,netdev=usernet", "-vga", "std"]
+    running = subprocess.Popen([*command, "-qmp", f"unix:{path},server=on,wait=off", *more])
+    try:
+        end = time.monotonic() + 30
+        while not path.exists():
+            assert running.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        yield path
+    finally:
+        running.kill()
+        running.wait()
+
+
 @pytest.fixture
 def qemu(tmp_path: Path) -> Iterator[Path]:
-    """The monitor of a QEMU with a machine that does nothing."""
-    path = tmp_path / "monitor"
-    command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", "8", "-accel", "tcg"]
-    command += ["-netdev", "user,id=n", "-device", "e1000,netdev=n", "-vga", "std"]
-    running = subprocess.Popen([*command, "-qmp", f"unix:{path},server=on,wait=off"])
-    end = time.monotonic() + 30
-    while not path.exists():
-        assert running.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    yield path
-    running.kill()
-    running.wait()
+    with machine(tmp_path / "monitor") as path:
+        yield path
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_a_machine_whose_memory_is_a_file_goes_on_in_another(tmp_path: Path, network: bool) -> None:
+    """The state has no memory in it, and the second machine does not write to the file."""
+    memory, devices = tmp_path / "memory", tmp_path / "devices"
+    with memory.open("wb") as file:
+        file.truncate(8 << 20)
+
+    def words(share: str) -> list[str]:
+        backend = f"memory-backend-file,id=memory,size=8M,mem-path={memory},share={share}"
+        return ["-object", backend, "-machine", "memory-backend=memory"]
+
+    copied = []
+    with machine(tmp_path / "first", *words("on")) as path, devices.open("wb") as file:
+        write = lambda: copied.append(memory.read_bytes())  # noqa: E731
+        monitor.write_devices(path, file.fileno(), write, limit=20)
+        assert state(path) == "running"
+    assert any(copied[0]), "the firmware used it"
+    assert devices.stat().st_size < 1 << 21
+    memory.write_bytes(copied[0])
+    before = memory.stat()
+    with machine(tmp_path / "second", *words("off"), "-incoming", "defer") as path:
+        assert state(path) == "inmigrate"
+        monitor.read_devices(path, lambda: os.open(devices, os.O_RDONLY), network=network, limit=20)
+        end = time.monotonic() + 20
+        while state(path) != "running":
+            assert time.monotonic() < end
+        time.sleep(0.2)
+        assert bool(monitor.network_table(path, limit=20)) == network
+    assert memory.read_bytes() == copied[0]
+    assert (memory.stat().st_mtime_ns, memory.stat().st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
+
+
+def state(path: Path) -> str:
+    with monitor._Connection(path, 20) as hypervisor:
+        facts = hypervisor.execute("query-status")
+    assert isinstance(facts, dict)
+    return str(facts["status"])
 
 
 def test_real_machine(qemu: Path, tmp_path: Path) -> None:
@@ -43,10 +89,9 @@ def test_real_machine(qemu: Path, tmp_path: Path) -> None:
     assert (tmp_path / "screen.ppm").read_bytes().startswith(b"P6")
     assert "VLAN" in monitor.network_table(qemu, limit=20) or "Hub" in monitor.network_table(qemu, limit=20)
     calls = []
-    memory = os.open(tmp_path / "memory", os.O_WRONLY | os.O_CREAT)
-    monitor.write_memory(qemu, memory, lambda: calls.append("paused"), limit=20)
-    os.close(memory)
-    assert (tmp_path / "memory").read_bytes().startswith(b"QEVM")
+    with (tmp_path / "devices").open("wb") as devices:
+        monitor.write_devices(qemu, devices.fileno(), lambda: calls.append("paused"), limit=20)
+    assert (tmp_path / "devices").read_bytes().startswith(b"QEVM")
     monitor.end_machine(qemu, lambda: calls.append("set up"), limit=20)
     assert calls == ["paused", "set up"]
 

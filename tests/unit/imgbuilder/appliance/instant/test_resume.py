@@ -15,7 +15,7 @@ from imgbuilder.appliance import ApplianceOptions, Attachment, accelerator
 from imgbuilder.appliance import launch as launching
 from imgbuilder.appliance.accelerator import KvmVerdict
 from imgbuilder.appliance.binding import Binding
-from imgbuilder.appliance.instant import program, resume, save
+from imgbuilder.appliance.instant import commandline, program, resume, save
 from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore, instant_mode
 from imgbuilder.errors import ApplianceError, UsageError
 from imgbuilder.events import Event, Notice, Severity, Step
@@ -44,20 +44,23 @@ class Setup:
     def answer(self, text: str) -> None:
         (self.folder / "answer").write_text(text)
 
+    def machine(self) -> dict[str, str]:
+        shape = commandline.read_shape(instant_stub.command_line(self.folder, "/s", [str(self.disk)]))
+        return program.machine_facts(shape, str(self.hypervisor), resume.recipe("1.2.3"))
+
     def key(self) -> str:
-        words = instant_stub.command_line(self.folder, "/s", [str(self.disk)])
-        return program.state_key(program.read_shape(words), str(self.hypervisor), resume.recipe("1.2.3"))
+        return program.state_key(self.machine())
 
     def save(self) -> Path:
         """Write a state, as if it had been saved."""
         self.store.open()
         with self.store.making() as new:
             assert new is not None
-            for name in (program.MEMORY, program.OVERLAY, program.DRAWS, program.RECORD):
+            for name in (*program.CONTENT, program.RECORD):
                 (new / name).touch(mode=0o600)
             (new / program.DRAWS).write_text("\n".join(RECORDED))
-            names = (program.MEMORY, program.OVERLAY, program.DRAWS)
-            record = {name: program.identity(str(new / name))[1:] for name in names}
+            record: dict[str, object] = {program.MACHINE: self.machine()}
+            record |= {name: program.identity(str(new / name))[1:] for name in program.CONTENT}
             (new / program.RECORD).write_text(json.dumps(record))
             self.store.publish(new, self.key())
         return self.store.root / self.key()
@@ -183,6 +186,26 @@ def test_state_of_another_appliance_is_not_used(setup: Setup, name: str) -> None
     assert len(setup.store.states()) == 1
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("root",), "since packages of this host changed"),
+        (("hypervisor", "kernel"), "since the hypervisor and packages of this host changed"),
+        ((), "so that the next ones start at once"),
+    ],
+)
+def test_it_says_why_an_appliance_is_saved(setup: Setup, names: tuple[str, ...], reason: str) -> None:
+    if names:
+        setup.save()
+    for name in names:
+        with (setup.folder / name).open("a") as file:
+            file.write("# new\n")
+    setup.open()
+    assert [event.text for event in setup.events if isinstance(event, Step)] == [
+        f"Saving a booted appliance, {reason}"
+    ]
+
+
 def test_root_replaced_while_it_resumes_ends_in_a_boot(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.save()
     check = resume._check_root
@@ -239,7 +262,7 @@ def test_a_busy_host_is_remembered_for_minutes(setup: Setup, monkeypatch: pytest
 def test_a_signal_ends_it_and_drops_nothing(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, saved: bool
 ) -> None:
-    def stopped(*_args: object) -> None:
+    def stopped(*_args: object, **_options: object) -> None:
         raise Interrupted(2)
 
     if saved:

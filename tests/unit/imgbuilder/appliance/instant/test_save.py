@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,14 +18,78 @@ A, B, C = ("ab" * 32, "cd" * 32, "ef" * 32)
 
 
 def test_the_greeting_reseeds_first() -> None:
-    script = save.greeting_script(1234.5)
-    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
-    assert script.index("0x5207") < script.index("sysread") < script.index("date -s @1234.500")
-    assert script.splitlines()[:1] == ["set -e"]
-    assert script.splitlines()[1].startswith(save.PERL), "nothing else runs before"
+    script = save.greeting_script(1234.5, 1, network=True)
+    assert script.index("0x5207") < script.index("sysread") < script.index('pack("qq", 1234, 500000)')
+    assert script.startswith(f"exec {save.PERL}"), "nothing else runs before"
 
 
-@pytest.mark.parametrize("script", [save.renew_script(), save.record_script()])
+def test_disks_that_are_forgotten_are_noted() -> None:
+    subprocess.run(["sh", "-n"], input=save.park_script(), text=True, check=True)
+    assert save.PARKED in save.park_script()
+    assert save.PARKED in save.greeting_script(1, 4, network=True)
+
+
+def run_on(folder: Path, disks: int) -> subprocess.CompletedProcess[str]:
+    """Run the part of the greeting that is about disks on a stand-in for the appliance's folders."""
+    program = save.greeting_script(1, disks, network=True).partition("my $last")[2].rstrip("'")
+    for old, new in {
+        "/sys/": f"{folder}/sys/", "/dev/": f"{folder}/dev/", save.PARKED: f"{folder}/parked", '">"': '">>"',
+        "-b ": "-e ", "ioctl($d, 0x1261, 0)": "1", "ioctl($d, 0x125f, 0)": "1",
+        'exec("udevadm", "settle") or die': "exit", "1 .. 1000": "1 .. 2",
+    }.items():  # fmt: skip
+        assert old in program
+        program = program.replace(old, new)
+    return subprocess.run(
+        ["perl", "-we", f"my $last{program}"], check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Path:
+    """Four disks; the order of their names is different from that of their SCSI targets."""
+    for name in ("sys/block", "sys/class/scsi_host/host2", "dev"):
+        (tmp_path / name).mkdir(parents=True)
+    for target, name in enumerate(("sda", "sdd", "sde", "sdc")):
+        disk = tmp_path / f"sys/devices/2:0:{target}:0/block/{name}"
+        disk.mkdir(parents=True)
+        (disk / "dev").write_text(f"250:{target}\n")
+        (disk / "size").write_text(f"{target + 1}\n")
+        (disk / "device").symlink_to(disk.parents[1])
+        (tmp_path / "sys/block" / name).symlink_to(disk)
+        (tmp_path / "dev" / name).touch()
+    (tmp_path / "parked").write_text("sdd 2:0:1:0\nsde 2:0:2:0\nsdc 2:0:3:0\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("count", "added", "removed"),
+    [(1, [], ""), (2, ["3", "1"], "sdc"), (3, ["3", "1", "2"], "sdc"), (4, ["3", "1", "2"], "")],
+)
+def test_disks_come_back_under_their_names(disks: Path, count: int, added: list[str], removed: str) -> None:
+    done = run_on(disks, count)
+    assert (done.returncode, done.stderr) == (0, "")
+    scan = disks / "sys/class/scsi_host/host2/scan"
+    scanned = scan.read_text() if scan.exists() else ""
+    assert scanned == "".join(f"0 {target} 0" for target in added)
+    assert [path.parent.name for path in disks.glob("sys/devices/*/delete")] == (
+        ["2:0:3:0"] if removed else []
+    )
+    rescanned = {path.parent.name for path in disks.glob("sys/devices/*/rescan")}
+    assert rescanned == {"2:0:0:0", "2:0:1:0", "2:0:2:0", "2:0:3:0"}, "all that the kernel sees"
+    assert sorted(read_answer(done.stdout).sizes) == [512, 1024, 1536, 2048]
+
+
+def test_a_disk_with_another_name_is_refused(disks: Path) -> None:
+    (disks / "parked").write_text("sdc 2:0:1:0\nsdd 2:0:2:0\nsde 2:0:3:0\n")
+    done = run_on(disks, 2)
+    assert done.returncode != 0
+    assert not done.stdout
+    assert "sdc did not come back" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script", [save.renew_script(), save.record_script(), save.greeting_script(1, 4, network=False)]
+)
 def test_scripts_are_perl(script: str) -> None:
     program = script.partition("'")[2].rstrip("'")
     subprocess.run(["perl", "-c", "-e", program], check=True, capture_output=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, UnusableStateError
+from imgbuilder.appliance.instant.commandline import UnusableStateError
+from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD
 from imgbuilder.appliance.instant.store import MOST_STATES, StateStore
 
 
