@@ -18,7 +18,12 @@ from imgbuilder.building.build import build_prepared
 from imgbuilder.building.customize_image import customize_disks
 from imgbuilder.building.preflight import prepare
 from imgbuilder.building.request import BuildRequest, CustomizeRequest
+from imgbuilder.customize import run as customization
+from imgbuilder.customize.operation import Operation
+from imgbuilder.customize.ops.accounts import RootPassword
 from imgbuilder.customize.ops.buildoptions import PackageCache
+from imgbuilder.customize.ops.files import AppendLine
+from imgbuilder.customize.passwords import PasswordSelector, PasswordSource, random_password
 from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError, WorkspaceError
@@ -66,14 +71,25 @@ def cached_image(request: BuildRequest, services: Services, on_event: Reporter) 
         name = prepared.selection.entry.os_version
 
         def make(_path: Path) -> dict[str, str]:
-            password = build_prepared(request, prepared, services, on_event).root_password
             done = "; ".join(item.describe() for item in request.operations)
             facts = {"template": name, "customized": done}
-            return facts if password is None else {**facts, "password": password}
+            if customization.sets_root_password(request.operations):
+                build_prepared(request, prepared, services, on_event)
+                return facts
+            password = random_password()
+            with_login = replace(request, operations=(*request.operations, *_login(password)))
+            build_prepared(with_login, prepared, services, on_event)
+            return {**facts, "password": password}
 
         disk = services.template_disk(cache, prepared.selection, on_event)
         image = cache.get_run_image(key, disk, make, on_event)
         yield ReadyImage(name, image.path, OutputFormat.QCOW2, image.facts.get("password"))
+
+
+def _login(password: str) -> tuple[Operation, ...]:
+    # The lines of a boot push what we print out of sight, so getty shows the password at its prompt as well.
+    line = f"Log in as root with the password {password}"
+    return (RootPassword(PasswordSelector(PasswordSource.TEXT, password)), AppendLine("/etc/issue", line))
 
 
 def kept_image(request: BuildRequest, services: Services, on_event: Reporter) -> ReadyImage:

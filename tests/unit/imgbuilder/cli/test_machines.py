@@ -36,6 +36,8 @@ def test_a_template_is_built_once_and_its_login_is_shown_each_time(
     again = pybuilder("run", "tiny", "--hostname", "web").good()
     assert len(appliances.launches) == 1
     assert password(first.out) == password(again.out)
+    issue = appliances.guest.text("/etc/issue")
+    assert issue == f"Log in as root with the password {password(first.out)}\n"
     assert appliances.guest.text("/etc/hostname") == "web\n"
     (image,) = (home / "pybuilder/runs").glob("*.qcow2")
     assert programs.value("-drive") == f"if=none,id=disk0,file={image},format=qcow2,snapshot=on"
@@ -79,6 +81,7 @@ def test_a_random_password_that_is_asked_for_is_remembered_as_well(
     assert password(first.out) == password(again.out)
     ran = pybuilder("run", "tiny", "--root-password", "password:my own").good()
     assert "log in as root" not in ran.out
+    assert appliances.guest.text("/etc/issue").count("\n") == 1, "only of the first"
     assert len(appliances.launches) == 2
 
 
@@ -137,6 +140,7 @@ def test_keep_makes_an_image_here_and_runs_it(
 ) -> None:
     ran = pybuilder("run", "tiny", "--keep").good()
     assert password(ran.out)
+    assert not appliances.guest.exists("/etc/issue"), "what is kept is as a build makes it"
     kept = Path("tiny.qcow2").absolute()
     assert programs.value("-drive") == f"if=none,id=disk0,file={kept},format=qcow2,snapshot=off"
     assert f"linked image: {kept}" in pybuilder("cache", "list", "-v").out
