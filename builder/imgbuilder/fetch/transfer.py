@@ -145,7 +145,7 @@ class Download(NamedTuple):
 
 
 class Fetcher(Protocol):
-    """Copies one file of a source to a local file."""
+    """Copies one file of a source to a local file; several threads may use it at the same time."""
 
     def fetch(self, download: Download) -> Fetched:
         """Write the bytes of the file to its destination."""
