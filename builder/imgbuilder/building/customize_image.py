@@ -154,7 +154,7 @@ def _copied_for_host(request: CustomizeRequest, disk: Attachment, on_event: Repo
                 workspace.check_space(folder, sparse.disk_usage(disk.path), "the copy")
                 copy = replace(disk, path=folder / "disk.raw", readonly=False)
                 on_event(Step("Copying"))
-                sparse.copy_sparse(disk.path, copy.path, on_event)
+                sparse.copy_sparse(disk.path, copy.path, on_event, label=f"Copying {disk.path.name}")
             else:
                 copy = stack.enter_context(_copied(disk, on_event))
                 for name in os.listxattr(disk.path):  # labels and ACLs
@@ -256,7 +256,7 @@ def _copied(disk: Attachment, on_event: Reporter) -> Iterator[Attachment]:
     workspace.check_space(final.parent, sparse.disk_usage(final), "the copy")
     with workspace.new_file(final) as copy:
         on_event(Step("Copying"))
-        sparse.copy_sparse(final, copy, on_event)
+        sparse.copy_sparse(final, copy, on_event, label=f"Copying {final.name}")
         yield replace(disk, path=copy)
 
 

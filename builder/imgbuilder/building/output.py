@@ -71,7 +71,7 @@ class OutputWriter:
             os.truncate(self.path, 0)
         if disk_format is wanted:
             self._report(Step("Copying"))
-            sparse.copy_sparse(disk, self.path, self._report)
+            sparse.copy_sparse(disk, self.path, self._report, label="Copying the template")
         else:
             self._report(Step(f"Converting {disk_format} to {wanted}"))
             diskimage.convert(disk, disk_format, self.path, wanted)
