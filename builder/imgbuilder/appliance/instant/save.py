@@ -58,13 +58,11 @@ _DRAW = (
 _UPTIME = 'open($u, "<", "/proc/uptime") or die; print "uptime ", (split " ", <$u>)[0], "\\n"; close $u;'
 _SETTIMEOFDAY = {"x86_64": 164, "aarch64": 170}
 """Number of the system call on each architecture of ``program``."""
-# The numbers of ioctl(2) are in linux/sockios.h (SIOCSIFFLAGS) and linux/fs.h (BLKFLSBUF, BLKRRPART).
-_CARDS_DOWN = r"""
+_CARDS_AWAY = r"""
 opendir(N, "/sys/class/net") or die;
-socket(my $s, 2, 2, 0) or die "socket: $!\n";
-for my $card (grep(!/^\.|^lo$/, readdir(N))) {
-  my $flags = pack("Z16 x24", $card);
-  ioctl($s, 0x8914, $flags) or die "SIOCSIFFLAGS: $!\n";
+for my $card (readdir(N)) {
+  my ($device) = (readlink("/sys/class/net/$card/device") // "") =~ m{([^/]+)$} or next;
+  put("/sys/class/net/$card/device/driver/unbind", $device);
 }
 """
 _DISKS = r"""
@@ -91,6 +89,7 @@ for my $name (sort(grep(/^sd/, readdir(D)))) {
   next if $major * 256 + $minor == (stat("/"))[0];  # the root, which may have any name
   put("$path/device/rescan", "1");
   open(my $d, "<", "/dev/$name") or die "$name: $!\n";
+  # The numbers are in linux/fs.h.
   ioctl($d, 0x1261, 0) or die "BLKFLSBUF: $!\n";
   ioctl($d, 0x125f, 0) or (system("udevadm settle"), ioctl($d, 0x125f, 0)) or die "BLKRRPART: $!\n";
   print "size ", content("$path/size"), "\n";
@@ -151,7 +150,7 @@ def greeting_script(now: float, disks: int, *, network: bool) -> str:
     # perl passes only variables to system calls.
     clock = f'my $now = pack("qq", {seconds}, {fraction}); '
     clock += f'syscall({call}, $now, 0) == 0 or die "clock: $!\\n";'
-    steps = [_OPEN, _RESEED, _DRAW, _DRAW, clock, "" if network else _CARDS_DOWN]
+    steps = [_OPEN, _RESEED, _DRAW, _DRAW, clock, "" if network else _CARDS_AWAY]
     return f"exec {_perl(*steps, f'my $last = {disks - 1};', _DISKS)}"
 
 

@@ -29,9 +29,9 @@ def test_disks_that_are_forgotten_are_noted() -> None:
     assert save.PARKED in save.greeting_script(1, 4, network=True)
 
 
-def run_on(folder: Path, disks: int) -> subprocess.CompletedProcess[str]:
-    """Run the part of the greeting that is about disks on a stand-in for the appliance's folders."""
-    program = save.greeting_script(1, disks, network=True).partition("my $last")[2].rstrip("'")
+def run_on(folder: Path, disks: int, *, network: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the part of the greeting that is about devices on a stand-in for the appliance's folders."""
+    program = save.greeting_script(1, disks, network=network).partition('die "clock: $!\\n";')[2].rstrip("'")
     for old, new in {
         "/sys/": f"{folder}/sys/", "/dev/": f"{folder}/dev/", save.PARKED: f"{folder}/parked", '">"': '">>"',
         "-b ": "-e ", "ioctl($d, 0x1261, 0)": "1", "ioctl($d, 0x125f, 0)": "1",
@@ -39,15 +39,13 @@ def run_on(folder: Path, disks: int) -> subprocess.CompletedProcess[str]:
     }.items():  # fmt: skip
         assert old in program
         program = program.replace(old, new)
-    return subprocess.run(
-        ["perl", "-we", f"my $last{program}"], check=False, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run(["perl", "-we", program], check=False, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
 def disks(tmp_path: Path) -> Path:
     """Four disks; the order of their names is different from that of their SCSI targets."""
-    for name in ("sys/block", "sys/class/scsi_host/host2", "dev"):
+    for name in ("sys/block", "sys/class/scsi_host/host2", "sys/class/net/lo", "dev"):
         (tmp_path / name).mkdir(parents=True)
     for target, name in enumerate(("sda", "sdd", "sde", "sdc")):
         disk = tmp_path / f"sys/devices/2:0:{target}:0/block/{name}"
@@ -77,6 +75,17 @@ def test_disks_come_back_under_their_names(disks: Path, count: int, added: list[
     rescanned = {path.parent.name for path in disks.glob("sys/devices/*/rescan")}
     assert rescanned == {"2:0:0:0", "2:0:1:0", "2:0:2:0", "2:0:3:0"}, "all that the kernel sees"
     assert sorted(read_answer(done.stdout).sizes) == [512, 1024, 1536, 2048]
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_network_cards_are_taken_away(disks: Path, network: bool) -> None:
+    (disks / "sys/devices/virtio4/driver").mkdir(parents=True)
+    (disks / "sys/class/net/eth0").mkdir()
+    (disks / "sys/class/net/eth0/device").symlink_to("../../../devices/virtio4")
+    done = run_on(disks, 1, network=network)
+    assert (done.returncode, done.stderr) == (0, "")
+    unbound = disks / "sys/devices/virtio4/driver/unbind"
+    assert (unbound.read_text() if unbound.exists() else "") == ("" if network else "virtio4")
 
 
 def test_a_disk_with_another_name_is_refused(disks: Path) -> None:
