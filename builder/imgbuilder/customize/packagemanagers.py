@@ -237,6 +237,19 @@ def deviations(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+_REPAIRS = {
+    "dpkg was interrupted": "first repair the template: --run-command 'dpkg --configure -a'",
+    "Unmet dependencies. Try": "first repair the template: --run-command 'apt-get -y --fix-broken install'",
+    "unable to lock database": "first remove the template's lock: --delete /var/lib/pacman/db.lck",
+}
+"""Signs in a package manager's output that the template was left in the middle of something."""
+
+
+def repair(output: str) -> str | None:
+    """Return a hint if the guest's packages have to be repaired first."""
+    return next((hint for sign, hint in _REPAIRS.items() if sign in output), None)
+
+
 def not_found(text: str) -> list[str]:
     """Read which packages were not found by a command that ended with status 0.
 

@@ -15,6 +15,7 @@ from imgbuilder.customize.packagemanagers import (
     fetched_script,
     install_script,
     not_found,
+    repair,
     uninstall_script,
     update_script,
     without_update,
@@ -80,7 +81,7 @@ class Uninstall(Operation):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         script = uninstall_script(context.facts, self.packages)
-        run_in_guest(guest, context, script, display=f"--uninstall {','.join(self.packages)}")
+        _run_script(guest, context, script, f"--uninstall {','.join(self.packages)}")
 
 
 @operation(
@@ -104,6 +105,16 @@ class Update(Operation):
         _run(guest, context, update_script(context.facts), "--update", None)
 
 
+def _run_script(
+    guest: Guest, context: GuestContext, script: str, display: str, hint: str | None = None
+) -> int:
+    try:
+        return run_in_guest(guest, context, script, display=display, hint=hint)
+    except OperationError as error:
+        error.hint = repair(error.log_tail) or error.hint
+        raise
+
+
 def _run(
     guest: Guest, context: GuestContext, script: str, display: str, packages: tuple[str, ...] | None
 ) -> None:
@@ -112,11 +123,11 @@ def _run(
     if context.package_cache is not None and context.memory:
         listing = f"{aptsettings.FOLDER}/wanted"
         asked = fetched_script(context.facts, packages, listing)
-        run_in_guest(guest, context, asked, display=display, hint=hint)
+        _run_script(guest, context, asked, display, hint)
         wanted = aptsettings.parse_wanted(guest.read(listing).decode(errors="replace"))
         aptsettings.upload_packages(guest, context, wanted)
         script = without_update(script)
-    begin = run_in_guest(guest, context, script, display=display, hint=hint)
+    begin = _run_script(guest, context, script, display, hint)
     printed = without_controls(picked_since(guest, context.log_file, begin, NOTED))
     missing = not_found(printed)
     if missing:

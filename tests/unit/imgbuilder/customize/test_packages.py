@@ -22,6 +22,24 @@ def test_an_unknown_manager_is_an_error_before_the_guest_is_changed(bare: FakeGu
         assert "--run-command" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("output", "hint"),
+    [
+        ("E: dpkg was interrupted, you must manually run 'dpkg --configure -a'", "dpkg --configure -a"),
+        ("error: failed to init transaction (unable to lock database)", "db.lck"),
+        ("E: Unmet dependencies. Try 'apt --fix-broken install' with no packages", "apt-get -y --fix-broken"),
+    ],
+)
+@pytest.mark.parametrize("keyword", ["install", "uninstall", "update"])
+def test_a_template_left_in_the_middle_of_something_has_a_hint(
+    guest: FakeGuest, keyword: str, output: str, hint: str
+) -> None:
+    guest.on_sh("apt-get", CommandResult(100, output))
+    with pytest.raises(OperationError) as caught:
+        apply(guest, keyword, "" if keyword == "update" else "a", network=False)
+    assert hint in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize(("distro", "command"), [("gentoo", "emerge"), ("openwrt", "opkg install")])
 def test_the_hint_names_the_guests_own_command(bare: FakeGuest, distro: str, command: str) -> None:
     bare.add("/etc/os-release", f"ID={distro}\n")
