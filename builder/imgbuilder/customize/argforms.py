@@ -125,7 +125,7 @@ def links(target: str, link: str) -> ArgumentForm:
 
 
 def user_selector(user: str, selector: ArgumentPart) -> ArgumentForm:
-    """Split at the first ``:`` into a user and a selector, which is empty if there is no ``:``."""
+    """Split at the first ``:`` into a user and a selector, which is empty without ``:``."""
 
     def cut(text: str) -> tuple[Raw, ...]:
         name, _colon, rest = text.partition(":")

@@ -42,7 +42,7 @@ _APT_PROXY = re.compile(
 def check_network(guest: Guest, context: GuestContext) -> None:
     """Check that the guest resolves the host of its first apt source.
 
-    There is no check where it would prove nothing: without a network in the appliance (the failing command's
+    Nothing is checked where it would prove nothing: without a network in the appliance (the failing command's
     error then has a hint), behind a proxy (which resolves names), with a mirror, for other package managers,
     or with sources that need no network.
     """

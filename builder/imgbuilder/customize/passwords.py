@@ -203,7 +203,7 @@ class PasswordSelector:
         if self.source is PasswordSource.SECRET:
             if self.text not in secrets:
                 raise UsageError(
-                    f"there is no secret {self.text!r} for the password",
+                    f"the secret {self.text!r} for the password is missing",
                     hint=f"add --secret {self.text}=env:VARIABLE or --secret {self.text}=file:PATH",
                 )
             _check_password(secrets[self.text])

@@ -178,7 +178,7 @@ def written_argument(keyword: str, text: str, where: str = "") -> Written:
     """Cut a customization's argument into the raw values of its fields."""
     spec = all_operations().get(keyword)
     if spec is None:
-        raise at_place(where, UsageError(f"there is no customization {keyword!r}"))
+        raise at_place(where, UsageError(f"{keyword!r} is not a customization"))
     try:
         return Written(spec, spec.cut(text), lambda _field: where)
     except UsageError as error:

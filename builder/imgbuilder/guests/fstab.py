@@ -130,7 +130,7 @@ def name_disks(text: str, root: str, disks: Sequence[str]) -> dict[tuple[str, in
 
 
 def find_device(spec: str, own: GuestDevices) -> DeviceMatch:
-    """Resolve a device name of the guest to a device on its own disks, or return why there is none."""
+    """Resolve a device name of the guest to a device on its own disks, or return why it was not found."""
     by_tag = _BY_TAG.fullmatch(spec)
     if by_tag is not None:
         return _by_tag(by_tag[1].upper(), _decode(_UDEV_ESCAPE, 16, by_tag[2]), own)

@@ -132,7 +132,7 @@ def refuse_ostree(appliance: Appliance) -> None:
 
 
 def text_of(guest: Guest, path: str) -> str:
-    """Return a table of the guest, such as /etc/fstab; empty when there is none."""
+    """Return a table of the guest, such as /etc/fstab; empty if it is missing."""
     if not guest.is_file(path):
         return ""
     return guest.start_of(path, _LARGEST_TABLE).decode("utf-8", "replace")

@@ -279,7 +279,7 @@ def test_a_password_may_be_a_secret(guest: FakeGuest, monkeypatch: pytest.Monkey
     assert _field(shadow, "root").startswith("!!")
 
 
-@pytest.mark.parametrize(("value", "says"), [(None, "no secret 'PW'"), ("two\nlines", "line break")])
+@pytest.mark.parametrize(("value", "says"), [(None, "the secret 'PW'"), ("two\nlines", "line break")])
 def test_a_secret_that_cannot_be_a_password_is_refused_before_any_work(
     value: str | None, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

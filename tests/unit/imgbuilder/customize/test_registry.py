@@ -228,7 +228,7 @@ def test_an_operation_without_help_fails_at_import() -> None:
 
 
 def test_an_unknown_keyword_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no customization 'frobnicate'"):
+    with pytest.raises(UsageError, match="'frobnicate' is not a customization"):
         parse_operation("frobnicate", "x")
 
 
