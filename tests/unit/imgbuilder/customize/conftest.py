@@ -11,7 +11,16 @@ from tests.fakes.debianguest import fill_debian
 from tests.fakes.guest import FakeGuest
 from tests.fakes.workerguest import WorkerGuest, worker
 
-_BOTH_WAYS = ("test_accounts", "test_files", "test_firstboot", "test_identity", "test_sysprep", "test_system")
+_BOTH_WAYS = (
+    "test_accounts",
+    "test_files",
+    "test_firstboot",
+    "test_identity",
+    "test_registry",
+    "test_run",
+    "test_sysprep",
+    "test_system",
+)
 """Modules about files of the guest: they run in memory, and with the worker that needs no appliance."""
 
 
