@@ -80,7 +80,9 @@ def test_a_failed_operation_ends_the_customization(guest: FakeGuest) -> None:
 
 
 def test_a_failed_request_names_the_operation(guest: FakeGuest) -> None:
-    with pytest.raises(OperationError, match="--mkdir failed: (mkdir_p: )?/etc/passwd(/x)?: Not a directory"):
+    with pytest.raises(
+        OperationError, match=r"--mkdir failed: (mkdir_p: )?/etc/passwd(/x)?: Not a directory"
+    ):
         _customize(guest, "mkdir /etc/passwd/x")
 
 
