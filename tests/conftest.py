@@ -27,6 +27,9 @@ os.environ["VIRT_BUILDER_DIRS"] = "/nonexistent"
 # Most tests bring an appliance of their own; those of builds without one say so.
 os.environ["PYBUILDER_HOSTSIDE"] = "never"
 
+# Debian 13 gives users 002; files that tests write should be as others may not change them.
+os.umask(0o022)
+
 # In the background, or with nohup, the tests ignore signals that they send, and pybuilder would inherit that.
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:

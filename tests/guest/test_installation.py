@@ -39,19 +39,24 @@ CHECKOUT = (*SOURCE, "examples", "tests", "Makefile", "CONTRIBUTING.md", "pyproj
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # As in a container, there is no /dev/kvm.
 ENTER = r"""
-mount -t proc proc "$0/proc"
-mount -t tmpfs -o mode=755 dev "$0/dev"
+mount --rbind "$0" "$0"
+cd "$0"
+mount -t proc proc proc
+mount -t tmpfs -o mode=755 dev dev
 for name in full null random tty urandom zero; do
-    : >"$0/dev/$name"
-    mount --bind "/dev/$name" "$0/dev/$name"
+    : >"dev/$name"
+    mount --bind "/dev/$name" "dev/$name"
 done
-mkdir -m 1777 "$0/dev/shm"
-mkdir "$0/dev/pts"
-mount -t devpts -o newinstance,ptmxmode=0666 devpts "$0/dev/pts"
-ln -s pts/ptmx "$0/dev/ptmx"
-ln -s /proc/self/fd "$0/dev/fd"
-cp /etc/resolv.conf "$0/etc/resolv.conf"
-exec chroot "$0" "$@"
+mkdir -m 1777 dev/shm
+mkdir dev/pts
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+cp /etc/resolv.conf etc/resolv.conf
+# A user in a mere chroot could make no user namespace.
+pivot_root . mnt
+umount -l mnt
+exec chroot . "$@"
 """
 
 pytestmark = [
@@ -75,7 +80,7 @@ class System:
         self.environment["DEBIAN_FRONTEND"] = "noninteractive"
         self.environment |= {name: os.environ[name] for name in ("PIP_INDEX_URL",) if name in os.environ}
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", suite, str(folder)]
-        command += [f"--include={package}" for package in packages]
+        command += [f"--include={package}" for package in ("mount", *packages)]
         subprocess.run(command, check=True)
 
     def run(self, script: str, *, user: str = "root") -> str:
