@@ -312,7 +312,7 @@ _LOST = re.compile(
 
 
 def lost_writes(messages: str) -> str | None:
-    """Return the first message about a write that was lost; None when there is none."""
+    """Return the first message about a write that was lost; None without one."""
     for line in messages.split("\n"):
         if _LOST.search(line):
             return line.strip()

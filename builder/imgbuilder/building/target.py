@@ -30,7 +30,7 @@ _HINTS = {
     errno.EPERM: "only its owner and root may write to it; to build a file as an ordinary user: -o FILE",
     errno.EROFS: "it is read-only: blockdev --setrw DEVICE",
     errno.ENXIO: "nothing is behind this device node",
-    errno.ENOMEDIUM: "there is no medium in it",
+    errno.ENOMEDIUM: "insert a medium",
 }
 
 

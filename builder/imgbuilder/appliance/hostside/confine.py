@@ -156,7 +156,7 @@ def available() -> Confinement:
     """Return what this host offers, without confining the process.
 
     Raises:
-        ConfinementError: There is no seccomp.
+        ConfinementError: seccomp is missing.
     """
     version = _libseccomp().seccomp_version().contents
     return Confinement(f"{version.major}.{version.minor}.{version.micro}", _landlock_version())
@@ -173,7 +173,7 @@ def worker(image: int, *others: int) -> Confinement:
         others: Further descriptors to keep; the standard ones are kept in any case.
 
     Raises:
-        ConfinementError: There is no seccomp on this host.
+        ConfinementError: seccomp is missing on this host.
     """
     library, found = _libseccomp(), available()
     for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - pathlib takes long to load
@@ -191,7 +191,7 @@ def program(image: int, command: Sequence[str]) -> None:
     """Become a program that can read the system's programs and libraries, and read and write the image.
 
     Raises:
-        ConfinementError: There is no seccomp or no Landlock on this host.
+        ConfinementError: seccomp or Landlock is missing on this host.
         OSError: The program cannot be started.
     """
     library = _libseccomp()
@@ -299,7 +299,7 @@ def _landlock_version() -> int:
 
 
 def _restrict_files(rules: Mapping[str, int]) -> int:
-    """Allow only these rights on these files and folders; return Landlock's version, 0 when there is none."""
+    """Allow only these rights on these files and folders; return Landlock's version, 0 without it."""
     version = _landlock_version()
     if not version:
         return 0

@@ -82,7 +82,7 @@ class Place:
 
 
 def place_of(table: PartitionTable | None, number: int | None, disk_size: int) -> Place:
-    """Return the place of a partition; of the whole disk when there is no table.
+    """Return the place of a partition; of the whole disk without a table.
 
     Raises:
         UnfitError: The table is of another kind, or the partition is not an ordinary one within the disk.
