@@ -189,7 +189,7 @@ def _hostside() -> Finding:
     try:
         try_host()
     except UnfitError as error:
-        hint = "let the container or sandbox around pybuilder allow seccomp and Landlock"
+        hint = "let the container or service that runs this program allow seccomp and Landlock"
         return Finding(Health.WORSE, subject, f"not possible: {error}", hint)
     return Finding(
         Health.GOOD, subject, f"possible, confined by seccomp {found.seccomp} and Landlock {found.landlock}"
