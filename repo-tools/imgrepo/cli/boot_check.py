@@ -60,7 +60,7 @@ _overrides_options = options.option_group(
     epilog=examples("pybuilder-repo boot-check images/debian-12.img --port 22"),
 )
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@places.library_option
+@places.library_option()
 @click.option("-o", "--output", type=PATH, metavar="DIR", help="Write to DIR/NAME/boot instead.")
 @_overrides_options
 @click.option(

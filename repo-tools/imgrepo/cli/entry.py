@@ -51,7 +51,7 @@ def entry_group() -> None:
     help="Make the folder NAME with an entry.toml to fill in.",
 )
 @click.argument("name")
-@places.library_option
+@places.library_option()
 @click.option(
     "--image",
     type=PATH,
@@ -86,7 +86,7 @@ def new_command(
     "the folder is, and discards what the guest writes.",
 )
 @click.argument("name")
-@places.library_option
+@places.library_option()
 @options.enum_option(
     Form, "--form", text="Print a domain for libvirt in XML, or a command line of virt-install, instead."
 )
@@ -112,7 +112,7 @@ def run_script_command(publisher: Publisher, *, name: str, library: Path, form: 
     ),
 )
 @click.argument("name")
-@places.library_option
+@places.library_option()
 @options.reviewer_options
 @click.option(
     "--note", default="", metavar="TEXT", help="What you looked at, in one line; it is signed as well."
@@ -138,7 +138,7 @@ def sign_command(publisher: Publisher, *, name: str, library: Path, signing: Sig
     "The exit code is 1 when something is missing or wrong. What could not be found out here is unknown.",
 )
 @click.argument("names", nargs=-1, metavar="[NAME...]")
-@places.library_option
+@places.library_option()
 @click.option(
     "--quick",
     is_flag=True,
@@ -231,7 +231,7 @@ def _check_data(checked: CheckedEntry) -> dict[str, Any]:
     "withdrawn. They are worked out on each run. The exit code is 1 when an entry is broken.",
 )
 @click.argument("names", nargs=-1, metavar="[NAME...]")
-@places.library_option
+@places.library_option(settings=True)
 @click.option(
     "--webroot",
     type=PATH,

@@ -65,12 +65,14 @@ def library_argument(name: str) -> Callable[[Callable[..., Any]], Callable[..., 
     return click.argument(name, type=PATH, is_eager=True, callback=_library)
 
 
-library_option = click.option(
-    "--library",
-    type=PATH,
-    is_eager=True,
-    callback=_library,
-    default=".",
-    metavar="DIR",
-    help="The folder of the entries [default: the current one].",
-)
+def library_option(*, settings: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option that names the folder of the entries; with ``settings``, its file gives defaults."""
+    return click.option(
+        "--library",
+        type=PATH,
+        is_eager=True,
+        callback=_library if settings else None,
+        default=".",
+        metavar="DIR",
+        help="The folder of the entries [default: the current one].",
+    )

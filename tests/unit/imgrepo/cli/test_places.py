@@ -52,6 +52,21 @@ def test_all_commands_need_only_the_folder(
     assert (tmp_path / "other" / "index.asc").exists()
 
 
+def test_only_options_of_the_same_meaning_take_settings(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``entry new --title`` and the images of ``boot-check`` have nothing to do with a library's settings."""
+    library = settle(repository, 'title = "Our images"\ntargets = ["www.example.org:/srv"]\n')
+    assert run(["entry", "new", "demo", "--library", str(library)], repository.services()) == 0
+    assert "Our images" not in (library / "demo" / "entry.toml").read_text()
+    capsys.readouterr()
+    assert run(["boot-check", "--library", str(library)], repository.services()) == 2
+    assert "www.example.org" not in capsys.readouterr().err
+    repository.add("demo/demo.img")
+    assert run(["entry", "list", "--library", str(library)], repository.services()) == 0
+    assert "demo" in capsys.readouterr().out
+
+
 def test_proof_that_the_library_requires_is_required(repository: Repository) -> None:
     library = settle(repository, 'require = ["booted"]\n')
     repository.add("a.img")
