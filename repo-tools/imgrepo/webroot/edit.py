@@ -30,6 +30,9 @@ from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner, PublishedIndex, i
 from imgrepo.webroot.state import former_entries, remember_withdrawn, withdrawn_templates
 from imgrepo.webroot.transaction import open_session
 
+_PATIENCE = 10.0
+"""Seconds to wait for another command that changes the index, which takes a moment."""
+
 
 @dataclass(frozen=True)
 class Edited:
@@ -321,7 +324,7 @@ def _opened(
     folder: Path, signing: Signing, services: Services, on_event: Reporter, *, finish: bool = False
 ) -> Iterator[tuple[IndexSigner, PublishedIndex]]:
     _check_folder(folder)
-    with open_session(folder) as session:
+    with open_session(folder, patience=_PATIENCE) as session:
         signer = IndexSigner(services, signing, session)
         old = signer.read(folder, finish=finish, on_event=on_event)
         if old.text is None:

@@ -57,12 +57,14 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(target: Path, *, create: bool = False, lock: str = LOCK_NAME) -> Iterator[Session]:
+def open_session(
+    target: Path, *, create: bool = False, lock: str = LOCK_NAME, patience: float = 0.0
+) -> Iterator[Session]:
     """Lock a folder against others that want the same lock, and make a private folder in it.
 
     With ``create``, a missing folder is made, and is removed again if nothing was put into it.
     """
-    with _made(target) if create else contextlib.nullcontext(), locked(target, lock):
+    with _made(target) if create else contextlib.nullcontext(), locked(target, lock, patience=patience):
         with explaining(target):
             _remove_dead(target, _PREFIXES[lock])
             folder = Path(tempfile.mkdtemp(prefix=_PREFIXES[lock], dir=target))
@@ -102,38 +104,41 @@ def _made(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def locked(target: Path, name: str = LOCK_NAME, *, patience: float = 0.0) -> Iterator[None]:
     """Lock a served folder against others that want the same lock; wait for them so many seconds."""
-    path = target / name
-    with explaining(path):
-        # For whom the folder is writable: operators of one group may have to wait for each other.
-        mode = target.stat().st_mode & 0o660
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        with contextlib.suppress(PermissionError):  # it is another publisher's
-            os.fchmod(lock, mode)  # whatever the umask says
-    try:
-        until = time.monotonic() + patience
-        while not (held := _lock(lock, path)) and time.monotonic() < until:
-            time.sleep(_POLL)
-        if not held:
+    path, until = target / name, time.monotonic() + patience
+    while (lock := _open_locked(path)) is None:
+        if time.monotonic() >= until:
             who = "upload" if name == UPLOAD_LOCK_NAME else "publisher"
             raise WorkspaceError(
                 f"another {who} is at work in {target}", hint="wait until it is done, then try again"
             )
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # an empty file that stays does no harm
-                path.unlink()
+        time.sleep(_POLL)
+    try:
+        yield
     finally:
+        with contextlib.suppress(OSError):  # an empty file that stays does no harm
+            path.unlink()
         os.close(lock)
 
 
-def _lock(lock: int, path: Path) -> bool:
-    """Lock an open file; False when another program holds it, or has removed it at its end."""
+def _open_locked(path: Path) -> int | None:
+    """Open a lock file and lock it; None when another program holds it, or has removed it at its end."""
+    with explaining(path):
+        # For whom the folder is writable: operators of one group may have to wait for each other.
+        mode = path.parent.stat().st_mode & 0o660
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
+        with contextlib.suppress(PermissionError):  # it is another publisher's
+            os.fchmod(lock, mode)  # whatever the umask says
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(lock), path.lstat())
+        if os.path.samestat(os.fstat(lock), path.lstat()):
+            return lock
     except (BlockingIOError, FileNotFoundError):
-        return False
+        pass  # the descriptor is closed below
+    except OSError as error:
+        os.close(lock)
+        raise explain(error, path) from error
+    os.close(lock)
+    return None
 
 
 def _remove_dead(target: Path, prefix: str) -> None:

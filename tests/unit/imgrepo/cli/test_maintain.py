@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import stat
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -474,7 +476,20 @@ def test_an_index_of_another_key_is_not_signed_again(operator: Operator, keys: K
     operator.type(f"refresh WEB -K {other}", 3)
 
 
-def test_nothing_is_withdrawn_or_brought_back_while_another_publisher_works(repository: Repository) -> None:
+def test_a_change_waits_a_moment_for_another_one(operator: Operator) -> None:
+    with contextlib.ExitStack() as other:
+        other.enter_context(locked(operator.repository.web))
+        timer = threading.Timer(1.5, other.pop_all().close)
+        timer.start()
+        operator.type("hide WEB a -K KEY")
+        timer.join()
+    assert operator.repository.entry("a").hidden
+
+
+def test_nothing_is_withdrawn_or_brought_back_while_another_publisher_works(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit, "_PATIENCE", 0.0)
     repository.add("a.img")
     repository.add("b.img", b"b")
     repository.publish()
