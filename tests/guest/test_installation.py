@@ -37,7 +37,7 @@ SOURCE = (
 )
 CHECKOUT = (*SOURCE, "examples", "tests", "Makefile", "CONTRIBUTING.md", "pyproject.toml")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-# As in a container, there is no /dev/kvm.
+# As in a container, /dev/kvm is missing.
 ENTER = r"""
 mount --rbind "$0" "$0"
 cd "$0"
