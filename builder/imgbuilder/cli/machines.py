@@ -39,7 +39,7 @@ _IMAGES = frozenset({".img", *(f".{kind}" for kind in OutputFormat)})
 
 
 def run(call: Call) -> int:
-    """Run a template or an image; return the exit status of the machine, or of the login."""
+    """Run a template or an image; return 0, or the exit status of the login."""
     options = RunOptions(
         memory=call.options["memory"] or DEFAULT_MEMORY,
         processors=call.options["cpus"] or 1,
@@ -128,7 +128,8 @@ def _start(call: Call, image: ReadyImage, options: RunOptions) -> int:
     call.reporter.close()
     if options.ssh:
         return log_in(machine, run_key_file(), call.reporter, write=options.keep)
-    return run_machine(machine, call.reporter, write=options.keep, password=image.password)
+    run_machine(machine, call.reporter, write=options.keep, password=image.password)
+    return 0
 
 
 def machine_script(call: Call) -> None:

@@ -49,7 +49,7 @@ _FAILED = 255
 """Status of ssh(1) for an error of its own, or a connection that was cut."""
 
 
-def run_machine(machine: Machine, on_event: Reporter, *, write: bool, password: str | None) -> int:
+def run_machine(machine: Machine, on_event: Reporter, *, write: bool, password: str | None) -> None:
     """Run a machine with its console on this terminal, or with a screen, until it ends.
 
     Args:
@@ -57,9 +57,6 @@ def run_machine(machine: Machine, on_event: Reporter, *, write: bool, password: 
         on_event: Called with each event.
         write: Whether the guest's changes to the disk are kept.
         password: Root's password, for the user.
-
-    Returns:
-        The exit status of the hypervisor.
     """
     with _files(machine) as (_folder, firmware):
         words = run_command(machine, _accelerator(machine, on_event), firmware, write=write)
@@ -77,7 +74,6 @@ def run_machine(machine: Machine, on_event: Reporter, *, write: bool, password: 
             status = hypervisor.wait()
     if status:
         raise ToolError(f"{words[0]} ended with status {status}", hint="its own message is above")
-    return status
 
 
 def log_in(machine: Machine, key: Path, on_event: Reporter, *, write: bool) -> int:
