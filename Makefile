@@ -5,8 +5,8 @@ UNIT := tests/unit tests/test_layering.py tests/test_docs.py tests/test_packagin
 ROWS := tests/attack tests/fault tests/conformance
 # Tests also wait, for other programs and for clocks: three at once keep two processors busy.
 WORKERS := $(shell expr $$(nproc) \* 3 / 2)
-# Guest tests look for what a build leaves behind, by its user: two at once need two users, which only root can make.
-GUEST_WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo 2 || echo 1)
+# Guest tests look for what a build leaves behind, by its user: for several at once, root makes several.
+GUEST_WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo $(WORKERS) || echo 1)
 FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/catalog/test_simplestreams.py \
 	$(addprefix tests/unit/imgindex/test_,parse.py write.py clearsign.py)
 

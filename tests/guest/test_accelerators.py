@@ -13,7 +13,7 @@ import pytest
 
 from imgbuilder.appliance import accelerator
 from imgbuilder.appliance.accelerator import KvmVerdict
-from tests.guest.conftest import Publisher, WebServer
+from tests.fakes.template import Site
 from tests.guest.person import Person
 
 pytestmark = [
@@ -24,12 +24,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def root(person: Person, publisher: Publisher, web: WebServer) -> Iterator[Person]:
-    """Root, with a home of their own and the published repository in their configuration."""
+def root(person: Person, small: Site) -> Iterator[Person]:
+    """Root, with a home of their own and a source of a small guest in their configuration."""
     home = Path(tempfile.mkdtemp(prefix="pybuilder-guest-", dir="/var/tmp"))
-    conf = home / ".config" / "pybuilder" / "repos.d"
-    conf.mkdir(parents=True)
-    (conf / "test.conf").write_text(f"[test]\nuri={web.url}/index.asc\ngpgkey={publisher.public_key}\n")
+    small.configure(home / ".config")
     yield Person("root", home, person.bin, ())
     shutil.rmtree(home)
 
@@ -37,13 +35,13 @@ def root(person: Person, publisher: Publisher, web: WebServer) -> Iterator[Perso
 def build(root: Person, image: Path, **env: str) -> str:
     done = root.run(
         "pybuilder",
-        "debian-12",
+        "small",
         "-o",
         image,
         "--root-password",
         "disabled",
         "--run-command",
-        "id >/root/id",
+        "cat /proc/version >/root/version",
         env=env,
     )
     assert image.exists()

@@ -18,7 +18,9 @@ from imgbuilder.appliance import ApplianceOptions, open_appliance
 from imgbuilder.errors import GuestError
 from imgrepo.contents.packages import find_target, list_packages
 from imgrepo.library.records import Package
+from tests.guest.images import copy, look_into
 from tests.guest.person import Person
+from tests.guest.smallguest import small_system
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
@@ -31,23 +33,16 @@ def looked(person: Person, template: Path, tmp_path_factory: pytest.TempPathFact
     """The template, looked into once; return its entry's folder."""
     folder = person.home / "entries-looked-into" / "debian-12"
     folder.mkdir(parents=True)
-    subprocess.run(["cp", "--sparse=always", template, folder / "debian-12.img"], check=True)
+    copy(template, folder / "debian-12.img")
     (folder / "entry.toml").write_text('source-offer = "sources@example.org"\n')
     person.owns(folder.parent)
     person.run("pybuilder-repo", "sbom", folder)
     return folder
 
 
-def status_file(image: Path) -> str:
-    """Read dpkg's database by another way: the partition table by sfdisk, the filesystem by debugfs."""
-    table = json.loads(subprocess.check_output(["/usr/sbin/sfdisk", "--json", image]))["partitiontable"]
-    start = table["partitions"][-1]["start"] * 512
-    command = ["/usr/sbin/debugfs", "-R", "cat /var/lib/dpkg/status", f"{image}?offset={start}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 def test_every_package_of_debian_is_listed(looked: Path) -> None:
-    text = status_file(looked / "debian-12.img")
+    with look_into(looked / "debian-12.img") as guest:
+        text = guest.read("/var/lib/dpkg/status").decode()
     expected = {
         (found[1], found[2])
         for paragraph in text.split("\n\n")
@@ -115,33 +110,12 @@ Nothing.
 """
 
 
-def copy_program(root: Path, name: str) -> None:
-    """Copy a program of this machine, with the libraries that it wants."""
-    found = shutil.which(name)
-    assert found is not None, name
-    needed = subprocess.run(["ldd", found], capture_output=True, text=True).stdout
-    target = root / "usr/bin" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(found, target)
-    for library in re.findall(r"(/\S+) \(0x", needed):
-        place = root / library.removeprefix("/").removeprefix("usr/")
-        place = root / "usr" / place.relative_to(root)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            shutil.copy(library, place)
+FEDORA = 'ID=fedora\nVERSION_ID=40\nPRETTY_NAME="Not quite Fedora"\n'
 
 
-def small_system(folder: Path, *programs: str) -> Path:
-    """Make the root of a system with a few programs of this machine."""
-    root = folder / "root"
-    for name in ("sh", "cp", "tail", "mktemp", "rm", "timeout", "cat", *programs):
-        copy_program(root, name)
-    for name in ("bin", "lib", "lib64"):
-        (root / "usr" / name).mkdir(exist_ok=True)
-        (root / name).symlink_to(f"usr/{name}")
-    for name in ("dev", "proc", "sys", "tmp", "etc", "run", "usr/lib/sysimage/rpm"):
-        (root / name).mkdir(parents=True)
-    (root / "etc/os-release").write_text('ID=fedora\nVERSION_ID=40\nPRETTY_NAME="Not quite Fedora"\n')
+def rpm_system(folder: Path, *programs: str) -> Path:
+    root = small_system(folder, *programs, release=FEDORA)
+    (root / "usr/lib/sysimage/rpm").mkdir(parents=True)
     return root
 
 
@@ -157,7 +131,7 @@ def rpm_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("rpmbuild") is None:
         pytest.skip("rpmbuild is not installed")
     folder = tmp_path_factory.mktemp("rpm")
-    root = small_system(folder, "rpm")
+    root = rpm_system(folder, "rpm")
     shutil.copytree(
         "/usr/lib/rpm", root / "usr/lib/rpm", ignore=shutil.ignore_patterns("*.py", "*.sh", "find-*")
     )
@@ -196,7 +170,7 @@ printf 'net%s\\t\\t1\\t1\\tnoarch\\t(none)\\tMIT\\n' "$list"
 
 def test_a_hostile_rpm_has_no_network_and_changes_nothing(tmp_path: Path) -> None:
     """T21: it can only lie, which its database could as well."""
-    root = small_system(tmp_path, "touch")
+    root = rpm_system(tmp_path, "touch")
     (root / "usr/lib/sysimage/rpm/rpmdb.sqlite").write_bytes(b"")
     (root / "usr/bin/rpm").write_text(HOSTILE)
     (root / "usr/bin/rpm").chmod(0o755)
@@ -209,7 +183,7 @@ def test_a_hostile_rpm_has_no_network_and_changes_nothing(tmp_path: Path) -> Non
 
 
 def test_an_rpm_that_fills_the_memory(tmp_path: Path) -> None:
-    root = small_system(tmp_path)
+    root = rpm_system(tmp_path)
     (root / "usr/lib/sysimage/rpm/rpmdb.sqlite").write_bytes(b"")
     (root / "usr/bin/rpm").write_text("#!/bin/sh\nwhile cat /usr/bin/sh; do :; done\nexit 0\n")
     (root / "usr/bin/rpm").chmod(0o755)

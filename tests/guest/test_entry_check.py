@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from imgrepo.library.folder import image_at
 from imgrepo.library.records import Leftover
 from imgrepo.review.leftovers import look_inside
 from tests.guest import layouts
+from tests.guest.images import copy
 from tests.guest.person import Person, leftovers
+from tests.guest.smallguest import small_disk, small_system
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
@@ -46,7 +47,7 @@ def entry(person: Person, library: Path, name: str, image: Path, text: str = TEX
     folder = library / name
     folder.mkdir()
     (folder / "entry.toml").write_text(text)
-    subprocess.run(["cp", "--sparse=always", image, folder / f"{name}.img"], check=True)
+    copy(image, folder / f"{name}.img")
     (folder / f"{name}.img").chmod(0o644)
     person.owns(folder)
     person.run("pybuilder-repo", "entry", "run-script", name, "--library", library)
@@ -90,8 +91,8 @@ def test_a_clean_image(person: Person, library: Path, template: Path) -> None:
     assert again == items
 
 
-def test_a_dirty_image_and_the_way_out(person: Person, library: Path, template: Path) -> None:
-    folder = entry(person, library, "dirty", template)
+def test_a_dirty_image_and_the_way_out(person: Person, library: Path, tmp_path: Path) -> None:
+    folder = entry(person, library, "dirty", small_disk(tmp_path / "disk", small_system(tmp_path)))
     image = folder / "dirty.img"
     person.run(
         "pybuilder-customize", "-a", image, "--mkdir", "/etc/ssh",

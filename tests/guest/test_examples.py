@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.appliance import Attachment, open_appliance
 from tests.guest.conftest import long
-from tests.guest.machine import TEMPLATE_ROOT, booted
+from tests.guest.images import look_into
+from tests.guest.machine import booted
 from tests.guest.person import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800), long]
@@ -37,8 +37,7 @@ def build(person: Person, examples: Path, name: str, *more: str | Path) -> Path:
 
 
 def read(image: Path, *paths: str) -> list[bytes]:
-    with open_appliance([Attachment(image, "qcow2", readonly=True)]) as guest:
-        guest.mount(TEMPLATE_ROOT, "/", options="ro")
+    with look_into(image, "qcow2") as guest:
         return [guest.read(path) for path in paths]
 
 

@@ -17,12 +17,16 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
+from imgbuilder.appliance.hostside.devices import Disk
 from imgbuilder.appliance.instant import resume, save
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.events import Event, Notice
+from tests.fakes.template import Site
 from tests.guest.conftest import LONG
+from tests.guest.images import look_into
 from tests.guest.machine import TEMPLATE_ROOT
 from tests.guest.person import Person
+from tests.guest.smallguest import SMALL_ROOT
 
 pytestmark = [
     pytest.mark.guest,
@@ -32,8 +36,8 @@ pytestmark = [
     ),
 ]
 
-SESSIONS = 20 if LONG else 8
-ROUNDS = int(os.environ.get("PYBUILDER_INSTANT_ROUNDS", "60" if LONG else "5"))
+SESSIONS = 20 if LONG else 5
+ROUNDS = int(os.environ.get("PYBUILDER_INSTANT_ROUNDS", "60" if LONG else "4"))
 """Number of builds that are disturbed."""
 
 DRAWS = (
@@ -145,7 +149,9 @@ def test_signatures_hold_days_later(
         guest.mount(TEMPLATE_ROOT, "/")
         seconds = int(guest.sh("date +%s").output)
         assert abs(seconds - time.time()) < 60
-        answer = guest.sh("apt-get update 2>&1; date -d '-40 days'")
+        # The lists of packages, which take long to read under emulation, change nothing here.
+        no_lists = "Acquire::IndexTargets::deb::Packages::DefaultEnabled=false"
+        answer = guest.sh(f"apt-get -o {no_lists} update 2>&1; date -d '-40 days'")
         assert answer.status == 0, answer.output
         assert not re.search(r"^[WE]:", answer.output, re.MULTILINE), answer.output
         assert "Release" in answer.output, "something was asked and checked"
@@ -174,15 +180,16 @@ def test_two_disks(appliances: Appliances, template: Path, tmp_path: Path) -> No
 class Builds:
     """Builds by an ordinary user, and what is wrong with their images."""
 
-    def __init__(self, person: Person) -> None:
+    def __init__(self, person: Person, source: Site) -> None:
         self.person = person
+        self.env = {"XDG_CONFIG_HOME": str(source.folder / "config")}
         self.count = 0
         self.resumed = 0
         self.states = person.home / ".cache/pybuilder/instant"
 
     def command(self, image: Path, token: str, *more: str) -> list[str | Path]:
         return [
-            "pybuilder", "debian-12", "-v", "-o", image, "--size", "3G", "--no-network", "--root-password",
+            "pybuilder", "small", "-v", "-o", image, "--size", "1G", "--no-network", "--root-password",
             "disabled", "--no-sync", "--write", f"/root/token:{token}",
             "--run-command", "head -c 16 /dev/urandom >/root/drawn", *more,
         ]  # fmt: skip
@@ -193,38 +200,24 @@ class Builds:
 
     def one(self, *more: str, env: dict[str, str] | None = None) -> str:
         image, token = self.new()
-        done = self.person.run(*self.command(image, token, *more), timeout=400, env=env)
+        done = self.person.run(*self.command(image, token, *more), timeout=400, env=self.env | (env or {}))
         return self.check(image, token, done.stdout + done.stderr)
 
     def check(self, image: Path, token: str, printed: str) -> str:
-        assert image.stat().st_size == 3 * 1024**3
-        part = f"{image}?offset={start_of_root(image)}"
-        assert inside(part, "/root/token") == token.encode()
-        assert len(inside(part, "/root/drawn")) == 16
+        assert image.stat().st_size == 1 << 30
+        with look_into(image, root=SMALL_ROOT) as guest:
+            assert guest.read("/root/token") == token.encode()
+            assert len(guest.read("/root/drawn")) == 16
+            assert guest.filesystem_use()[0].total > 0.9 * (1 << 30), "it grew"
+        part = f"{image}?offset={Disk(image).find(SMALL_ROOT).start}"
         checked = subprocess.run(["e2fsck", "-fn", part], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
-        facts = subprocess.run(["dumpe2fs", "-h", part], capture_output=True, text=True, check=True).stdout
-        blocks = re.search(r"^Block count: +(\d+)$", facts, re.MULTILINE)
-        assert blocks
-        assert int(blocks.group(1)) * 4096 > 2.5 * 1024**3, "it grew"
         image.unlink()
         self.resumed += "the appliance was resumed" in printed
         return printed
 
     def saved(self) -> list[Path]:
         return [path for path in self.states.iterdir() if re.fullmatch("[0-9a-f]{40}", path.name)]
-
-
-def start_of_root(image: Path) -> int:
-    listed = subprocess.run(["/usr/sbin/sfdisk", "-d", image], capture_output=True, text=True, check=True)
-    number = TEMPLATE_ROOT.removeprefix("/dev/sda")
-    start = re.search(rf"{number} : start= *(\d+)", listed.stdout)
-    assert start
-    return int(start.group(1)) * 512
-
-
-def inside(part: str, path: str) -> bytes:
-    return subprocess.run(["debugfs", "-R", f"cat {path}", part], capture_output=True, check=True).stdout
 
 
 def truncated(builds: Builds) -> None:
@@ -237,12 +230,11 @@ def truncated(builds: Builds) -> None:
     assert ("the saved appliance is dropped" in printed) == bool(found), f"{before}\n{printed}"
 
 
-def another_memory_size(builds: Builds) -> None:
-    builds.one("--memsize", str(random.choice([900, 1000, 1100])))
+def another_machine(builds: Builds) -> None:
+    """Another memory size, and another hypervisor of the same name, as an upgrade leaves it.
 
-
-def another_hypervisor(builds: Builds) -> None:
-    """As an upgrade leaves it: another file of that name. (A copy of QEMU would not find its modules.)"""
+    A copy of QEMU would not find its modules.
+    """
     place = builds.person.home / "qemu"
     place.mkdir(exist_ok=True)
     program = place / "qemu-system-x86_64"
@@ -250,14 +242,16 @@ def another_hypervisor(builds: Builds) -> None:
     program.write_text(f'#!/bin/sh\n# {builds.count}\nexec {shutil.which(program.name)} "$@"\n')
     program.chmod(0o755)
     place.chmod(0o755)
-    builds.one(env={"LIBGUESTFS_HV": str(program)})
+    memory = str(random.choice([900, 1000, 1100]))
+    builds.one("--memsize", memory, env={"LIBGUESTFS_HV": str(program)})
 
 
 def killed_while_saving(builds: Builds) -> None:
     shutil.rmtree(builds.states, ignore_errors=True)
     image, token = builds.new()
     # Quiet: its output is not read, and it would wait for a reader.
-    process = builds.person.start(*[word for word in builds.command(image, token) if word != "-v"])
+    command = [word for word in builds.command(image, token) if word != "-v"]
+    process = builds.person.start(*command, env=builds.env)
     end = time.monotonic() + 200
     while not list(builds.states.glob(".part-*/memory")) and time.monotonic() < end:
         assert process.poll() is None
@@ -274,18 +268,21 @@ def killed_while_saving(builds: Builds) -> None:
 def two_at_once(builds: Builds) -> None:
     pairs = [builds.new() for _ in range(2)]
     with ThreadPoolExecutor(2) as threads:
-        done = [threads.submit(builds.person.run, *builds.command(*pair), timeout=400) for pair in pairs]
+        done = [
+            threads.submit(builds.person.run, *builds.command(*pair), timeout=400, env=builds.env)
+            for pair in pairs
+        ]
     for pair, build in zip(pairs, done, strict=True):
         builds.check(*pair, build.result().stdout + build.result().stderr)
 
 
-DISTURBANCES = (truncated, another_memory_size, another_hypervisor, killed_while_saving, two_at_once)
+DISTURBANCES = (truncated, another_machine, killed_while_saving, two_at_once)
 
 
 @pytest.mark.timeout(200 * ROUNDS)
-def test_disturbed_builds_make_right_images(configured: Person) -> None:
-    """Builds that are disturbed in five ways, in turn."""
-    builds = Builds(configured)
+def test_disturbed_builds_make_right_images(person: Person, small: Site) -> None:
+    """Builds that are disturbed in four ways, in turn."""
+    builds = Builds(person, small)
     for number in range(ROUNDS):
         act = DISTURBANCES[number % len(DISTURBANCES)]
         try:

@@ -225,6 +225,14 @@ def test_canaries_are_nowhere(
         assert found == 1, f"{secret} is on the disk"
 
 
+@pytest.mark.row("B8")
+@pytest.mark.parametrize(("command", "status"), [("no-such-program", 127), ("read answer || exit 3", 3)])
+def test_a_command_that_fails(guest: Appliance, context: GuestContext, command: str, status: int) -> None:
+    """One that does not exist, and one that asks a question on standard input."""
+    with pytest.raises(OperationError, match=f"exit status {status}"):
+        run(guest, context, ("run-command", command))
+
+
 @long
 def test_dnf_and_zypper(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
     """Debian's own dnf and zypper, with a small local repository."""

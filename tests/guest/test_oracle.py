@@ -6,9 +6,8 @@ import shutil
 
 import pytest
 
-from imgbuilder.appliance import Attachment, open_appliance
 from tests.guest.conftest import Publisher
-from tests.guest.machine import TEMPLATE_ROOT
+from tests.guest.images import look_into
 from tests.guest.person import Person
 
 pytestmark = [
@@ -56,8 +55,7 @@ def test_it_builds(configured: Person, publisher: Publisher) -> None:
         "--hostname", "theirs.example.org", "--write", "/root/by-virt-builder:yes",
     )  # fmt: skip
     assert "Output file" in printed
-    with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
-        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
+    with look_into(image) as guest:
         assert guest.read("/root/by-virt-builder") == b"yes"
         assert guest.read("/etc/hostname") == b"theirs.example.org\n"
     image.unlink()

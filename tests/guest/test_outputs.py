@@ -1,21 +1,18 @@
-"""An ordinary user makes an image that is written at the end, with an attached disk, and copies its kernel.
+"""An ordinary user makes an image that is written at the end, with an attached disk, and a linked image.
 
-virt-get-kernel is the oracle of the second part.
+virt-get-kernel is the oracle of copied kernels.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.machine import Machine
+from imgbuilder.cache.links import disk_below
+from tests.guest.images import copy, look_into, same_bytes
 from tests.guest.person import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -48,9 +45,7 @@ def image(configured: Person) -> Path:
 
 def test_what_the_appliance_wrote_is_in_the_vmdk_image(configured: Person, image: Path) -> None:
     assert leftovers(configured, [configured.home]) == []
-    with open_appliance([Attachment(image, "qcow2", readonly=True)]) as guest:
-        (root,) = [device for device, kind in guest.filesystems().items() if kind == "ext4"]
-        guest.mount(root, "/")
+    with look_into(image, "qcow2") as guest:
         assert guest.read("/root/attached") == b"from the attached disk"
         assert guest.filesystem_use()[0].total > 3 << 30
 
@@ -72,23 +67,28 @@ def test_the_kernel_is_the_one_that_virt_get_kernel_copies(configured: Person, i
     assert len(list(ours.iterdir())) == 2
 
 
-def test_the_run_script_boots_the_image_by_uefi_and_leaves_it_as_it_is(
-    configured: Person, image: Path
-) -> None:
-    script = configured.home / "run-made"
+def test_a_linked_image_is_changed_and_made_independent(configured: Person) -> None:
+    """Each change needs an appliance, as it runs a command; the template's disk stays as it is."""
+    image = configured.home / "linked.qcow2"
     configured.run(
-        "pybuilder", "machine", "script", image, "-o", script, "--forward", "2222:22", "--firmware", "uefi"
-    )
-    before = hashlib.sha256(image.read_bytes()).hexdigest()
-    process = subprocess.Popen(
-        configured.command(script, "--memory", "768"), env=configured.environment(), cwd="/",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        "pybuilder", "debian-12", "-o", image, "--linked", "--size", "3G", "--no-network",
+        "--root-password", "disabled", "--run-command", "useradd -m ann",
     )  # fmt: skip
-    try:
-        said = Machine(process, {}).wait_for("login:", 300)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert "BdsDxe: starting Boot" in said  # the firmware's own words
-    assert "tcp port 2222 of this machine is port 22 of the guest" in said
-    assert hashlib.sha256(image.read_bytes()).hexdigest() == before
+    below = disk_below(image)
+    assert below is not None
+    assert below.is_relative_to(configured.home / ".cache")
+    template = copy(below, configured.home / "template")
+    configured.run("pybuilder-customize", "-a", image, "--run-command", "id -un ann >/home/ann/name")
+    assert image.stat().st_blocks * 512 < 50 << 20
+    assert f"linked image: {image}" in configured.run("pybuilder", "cache", "list", "-v").stdout
+    linked = copy(image, configured.home / "still-linked.qcow2")
+    configured.run("pybuilder", "unlink", image)
+    assert disk_below(image) is None
+    subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", linked, image], check=True)
+    assert same_bytes(below, template)
+    with look_into(image, "qcow2") as guest:
+        assert guest.read("/home/ann/name") == b"ann\n"
+        assert guest.filesystem_use()[0].total > 2.8 * (1 << 30)
+    assert str(image) not in configured.run("pybuilder", "cache", "list", "-v").stdout
+    for path in (image, linked, template):
+        path.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import re
 import shutil
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -14,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.appliance import Attachment, open_appliance
 from tests.guest.conftest import long
-from tests.guest.machine import HOST, TEMPLATE_ROOT
+from tests.guest.images import copy, look_into
+from tests.guest.machine import HOST
 from tests.guest.person import ROOT, Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
@@ -66,8 +65,7 @@ def test_a_recipe_with_a_mirror_and_a_seed(configured: Person, mirror: tuple[str
     )  # fmt: skip
     assert any(re.search("/pool/.*/nginx-light_", path) for path in asked), asked
     assert "the guest has no cloud-init" in done.stderr
-    with open_appliance([Attachment(image, "qcow2", readonly=True)]) as guest:
-        guest.mount(TEMPLATE_ROOT, "/", options="ro")
+    with look_into(image, "qcow2") as guest:
         assert b"Built from a recipe" in guest.read("/var/www/html/index.html")
         assert b"server_tokens off;" in guest.read("/etc/nginx/conf.d/quiet.conf")
         assert guest.read("/etc/hostname") == b"web.example.org\n"
@@ -83,7 +81,7 @@ def test_a_recipe_with_a_mirror_and_a_seed(configured: Person, mirror: tuple[str
 @long
 def test_the_first_boot_of_a_seeded_image(person: Person, template: Path) -> None:
     image, user_data = person.home / "settings.img", person.home / "user-data"
-    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    copy(template, image)
     user_data.write_text(USER_DATA)
     person.owns(image)
     done = person.run(
@@ -97,8 +95,7 @@ def test_the_first_boot_of_a_seeded_image(person: Person, template: Path) -> Non
         "-monitor", "none", "-no-reboot", "-nic", "user,model=virtio-net-pci",
         "-drive", f"file={image},format=raw,if=virtio", timeout=1500,
     )  # fmt: skip
-    with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
-        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
+    with look_into(image) as guest:
         assert guest.exists("/usr/games/sl"), guest.read("/root/virt-sysprep-firstboot.log")[-3000:]
         assert guest.read("/etc/hostname") == b"seeded\n"
         assert guest.read("/var/log/ran") == b"CLOUD-INIT-RAN\n"
