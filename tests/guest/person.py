@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import pwd
@@ -105,24 +106,26 @@ def runtime_distributions(requirement: str) -> Iterator[metadata.Distribution]:
 
 
 def install(folder: Path) -> Path:
-    """Copy the packages and what they need to a place that every user can read; return its bin folder."""
+    """Copy the packages and what they need to a place that every user can read; return its bin folder.
+
+    Modules are compiled there: the user could not write that down, and each command would do it again.
+    """
     library, commands = folder / "lib", folder / "bin"
     interpreter = Path(sys.executable).resolve()  # past the virtual environment, which others may not see
     library.mkdir()
     commands.mkdir()
     for package in ("index/imgindex", "builder/imgbuilder", "repo-tools/imgrepo"):
-        shutil.copytree(
-            ROOT / package, library / Path(package).name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / package, library / Path(package).name)
+        compileall.compile_dir(library / Path(package).name, quiet=1)
     for distribution in runtime_distributions("virt-pybuilder[repo,s3]"):
         for file in distribution.files or []:
-            if ".." in file.parts or "__pycache__" in file.parts or file.suffix == ".pth":
+            if ".." in file.parts or file.suffix == ".pth":
                 continue
             source = Path(str(distribution.locate_file(file)))
             if source.is_file():
                 target = library / file
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+                shutil.copy2(source, target)
     for name, module in (
         ("pybuilder", "imgbuilder"),
         ("pybuilder-customize", "imgbuilder.cli.customize_main"),
