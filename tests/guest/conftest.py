@@ -28,6 +28,7 @@ from filelock import FileLock
 
 from tests.fakes.keys import HomeGuard, KeyMaker
 from tests.fakes.template import Site
+from tests.guest.images import copy
 from tests.guest.person import ROOT, Person, install, traces
 from tests.guest.smallguest import small_site
 
@@ -177,7 +178,7 @@ def template(person: Person) -> Path:
     def make(part: Path) -> None:
         made = person.home / "debian-12.img"
         person.run("pybuilder-repo", "make-template", "debian-12", made, timeout=1500)
-        subprocess.run(["cp", "--sparse=always", made, part], check=True)
+        copy(made, part)
         made.unlink()
 
     return kept("debian-12", code_digest("repo-tools/imgrepo/template"), make)
@@ -207,7 +208,7 @@ def publisher(person: Person, template: Path) -> Iterator[Publisher]:
             for folder in (images, site):
                 folder.mkdir()
                 person.owns(folder)
-            subprocess.run(["cp", "--sparse=always", template, images / "debian-12.img"], check=True)
+            copy(template, images / "debian-12.img")
             (images / "debian-12.img").chmod(0o644)
             person.run(
                 "pybuilder-repo", "publish", images, "--output", site, "--gpg-key", "test@example.org",

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.guest.conftest import long
+from tests.guest.images import copy
 from tests.guest.person import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
@@ -35,7 +36,7 @@ def entry(person: Person, library: Path, name: str, image: Path | None, boot: st
         with target.open("wb") as file:
             file.truncate(64 << 20)
     else:
-        subprocess.run(["cp", "--sparse=always", image, target], check=True)
+        copy(image, target)
     return folder
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.appliance import Attachment, open_appliance
+from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.errors import ApplianceError
 from imgindex.model import Entry
@@ -129,9 +129,10 @@ def furnish(disks: dict[str, Path], files: Path) -> None:
     names = list(disks)
     places = {name: f"/dev/sd{letter}" for name, letter in zip(names, "abcdefghij", strict=False)}
     started = time.monotonic()
+    unsaved = ApplianceOptions(instant=False)  # no other test needs so many disks
     with (
         pytest.raises(ApplianceError) as caught,
-        open_appliance([Attachment(disks[name], "raw") for name in names]) as guest,
+        open_appliance([Attachment(disks[name], "raw") for name in names], unsaved) as guest,
     ):
         call = guest._connection.call
         guest.open_luks(places["luks"], SECRET, "opened")

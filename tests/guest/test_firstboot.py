@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.guest.conftest import long
+from tests.guest.images import copy
 from tests.guest.person import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200), long]
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200), long]
 @pytest.mark.row("Z12")
 def test_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Person, template: Path) -> None:
     image = person.home / "firstboot.img"
-    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    copy(template, image)
     person.owns(image)
     commands = person.home / "firstboot.txt"
     lines = [f"firstboot-command echo script-{number:03d}" for number in range(1, 101)]

@@ -39,6 +39,8 @@ GPT = f"label: gpt\nsize=1M, type={BIOS}\nsize=+\n"
 SMALL_ROOT = "label: gpt\nsize=64M\nsize=+\n"
 UUIDS = {"disk": "d1d1d1d1-0000-4000-8000-000000000001", "volume": "d1d1d1d1-0000-4000-8000-000000000002"}
 QCOW2 = DiskFormat.QCOW2
+UNSAVED = ApplianceOptions(instant=False)
+"""No other test needs so many disks: saved, it would take the place of a state that is used again."""
 
 
 def make_plain(folder: Path) -> dict[str, Layout]:
@@ -117,7 +119,7 @@ def make_bootable(folder: Path, template: Path) -> dict[str, Layout]:
 def furnish(made: dict[str, Layout], files: Path) -> None:
     """Make LVM, LUKS contents and boot loaders, in one session."""
     names = ["lvm", "luks", "both", "bios", *(["uefi"] if "uefi" in made else [])]
-    with open_appliance([Attachment(made[name].path, "raw") for name in names]) as guest:
+    with open_appliance([Attachment(made[name].path, "raw") for name in names], UNSAVED) as guest:
         call = guest._connection.call
         for name, device in (("luks", "/dev/sdb"), ("both", "/dev/sdc2")):
             guest.open_luks(device, SECRET, f"make-{name}")
@@ -202,7 +204,7 @@ def grown(template: Path) -> Iterator[Outcome]:
         def on_event(event: Event) -> None:
             outcome.words.append(str(event))
 
-        with open_appliance(attachments, ApplianceOptions(trace=True), on_event) as guest:
+        with open_appliance(attachments, dataclasses.replace(UNSAVED, trace=True), on_event) as guest:
             for name, layout in made.items():
                 try:
                     grow(guest, name, layout, growths[name], outcome)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
 from tests.guest.conftest import long
+from tests.guest.images import copy
 from tests.guest.machine import TEMPLATE_ROOT
 from tests.guest.person import Person
 
@@ -34,7 +34,7 @@ def label_of(guest: object, path: str) -> bytes:
 
 def test_a_guest_with_a_policy_has_its_labels_after_its_first_boot(person: Person, template: Path) -> None:
     image = person.home / "selinux.img"
-    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    copy(template, image)
     person.owns(image)
     person.run(
         "pybuilder-customize", "-a", image, "--run-command", INSTALL,
