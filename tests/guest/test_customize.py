@@ -95,7 +95,7 @@ def test_a_copy_and_a_check(person: Person, template: Path) -> None:
     refused = person.run("pybuilder-customize", "-a", image, "--uninstall", "x;y", check=False)
     assert refused.returncode == 2
     person.run(
-        "pybuilder-customize", "-a", image, "--work-on-copy", "--user", "eve", "--no-network",
+        "pybuilder-customize", "-a", image, "--work-on-copy", "--user", "eve",
         "--sysprep", "all", "--no-logfile", "--write", "/root/.bash_history:secret", timeout=400,
     )  # fmt: skip
     assert not same_bytes(image, template)
