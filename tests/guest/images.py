@@ -1,4 +1,4 @@
-"""What is in a disk image, read on the host: quicker than with an appliance, and by another program."""
+"""Disk images read on the host: quicker than with an appliance, and by another program."""
 
 from __future__ import annotations
 

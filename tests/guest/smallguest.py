@@ -29,7 +29,7 @@ _FILES = {
 }
 _FOLDERS = ("dev", "proc", "root", "run", "srv", "sys", "tmp", "var/log", "var/lib/systemd")
 _PROGRAMS = ("sh", "cp", "tail", "mktemp", "rm", "timeout", "cat", "head")
-"""What the shell code around a guest's commands needs."""
+"""Programs that the shell code around a guest's commands needs."""
 
 
 def _copy_program(root: Path, name: str) -> None:
