@@ -1,4 +1,4 @@
-"""Builds without an appliance: repeated to the byte, and booted."""
+"""Builds without an appliance: repeated to the byte, booted, and made where nothing but files can be used."""
 
 from __future__ import annotations
 
