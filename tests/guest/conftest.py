@@ -73,7 +73,7 @@ def person() -> Iterator[Person]:
 
 ORDER = (
     "wrong_input", "build_faults", "accelerators", "customize", "growth", "instant",
-    "operations", "main_job", "boot_check", "entry_check", "hostside", "outputs", "disks",
+    "operations", "main_job", "running", "boot_check", "entry_check", "hostside", "outputs", "disks",
     "hostside_requests", "settings", "contents", "oracle",
 )  # fmt: skip
 """The files that begin, nearly by their length: each worker takes one, and then a second one at once.

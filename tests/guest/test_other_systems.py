@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import kept, long
+from tests.guest.images import copy
 from tests.guest.person import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800), long]
@@ -87,7 +88,7 @@ def test_alpine_with_openrc_and_busybox(person: Person, alpine: Path) -> None:
 def test_debian_without_systemd(person: Person, template: Path) -> None:
     """startpar starts only what its makefile names."""
     image = person.home / "sysvinit.img"
-    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    copy(template, image)
     person.owns(image)
     person.run(
         "pybuilder-customize", "-a", image, "--install", "sysvinit-core", "--user", "ann", "--hostname", "vm",
@@ -120,7 +121,7 @@ echo ID=arch >/etc/os-release
 
 def test_pacman_and_a_small_repository(person: Person, template: Path) -> None:
     image = person.home / "pacman.img"
-    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    copy(template, image)
     person.owns(image)
     person.run(
         "pybuilder-customize", "-a", image, "--install", "pacman-package-manager,makepkg,libarchive-tools",
