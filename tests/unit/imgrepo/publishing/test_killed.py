@@ -66,6 +66,7 @@ def _run_child(repository: Repository, at: int) -> None:
 
 
 @pytest.mark.row("R1")
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("published_before", [False, True])
 def test_killed_at_every_change(tmp_path: Path, repository: Repository, published_before: bool) -> None:
     if published_before:
