@@ -157,21 +157,29 @@ def test_signatures_hold_days_later(
         assert "Release" in answer.output, "something was asked and checked"
 
 
-def test_two_disks(appliances: Appliances, template: Path, tmp_path: Path) -> None:
-    """A state of its own, and each disk is where it belongs, also when resumed."""
-    second = tmp_path / "second.img"
-    with second.open("wb") as file:
-        file.truncate(300 * 1024**2)
-    disks = [Attachment(template, "raw", readonly=True), Attachment(second, "raw")]
-    for number in range(2):
-        with open_appliance(disks, appliances.options(), appliances.hear) as guest:
+def test_one_state_for_all_disks_and_networks(appliances: Appliances, template: Path, tmp_path: Path) -> None:
+    """Each disk is where it belongs, and without a network the guest has no card."""
+    others = [tmp_path / f"{number}.img" for number in range(3)]
+    for number, path in enumerate(others):
+        with path.open("wb") as file:
+            file.truncate((300 + number) * 1024**2)
+    disks = [Attachment(template, "raw", readonly=True), *(Attachment(path, "raw") for path in others)]
+    for count, network in ((2, False), (1, True), (4, False), (2, True)):
+        options = appliances.options(network=network)
+        with open_appliance(disks[:count], options, appliances.hear) as guest:
             assert appliances.resumed, appliances.tail()
-            assert guest.device_size("/dev/sda") == template.stat().st_size
-            assert guest.device_size("/dev/sdb") == second.stat().st_size
-            if number == 0:
+            assert guest.disks() == ["/dev/sda", "/dev/sdb", "/dev/sdc", "/dev/sdd"][:count]
+            for device, disk in zip(guest.disks(), disks, strict=False):
+                assert guest.device_size(device) == disk.path.stat().st_size
+            if (count, network) == (2, False):
                 guest.make_filesystem("ext4", "/dev/sdb", label="mine")
-            assert [item.name for item in guest.block_devices() if item.label == "mine"] == ["/dev/sdb"]
+            labels = [item.name for item in guest.block_devices() if item.label == "mine"]
+            assert labels == ["/dev/sdb"][: count - 1]
+            guest.mount(TEMPLATE_ROOT, "/")
+            assert (guest.sh("ls /sys/class/net").output.split() == ["lo"]) != network
+            guest.unmount_all()
             guest.shutdown()
+    assert len(appliances.store.states()) == 1
 
 
 # Builds that are disturbed
