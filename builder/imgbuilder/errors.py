@@ -72,6 +72,10 @@ class WrongSizeError(FetchError):
     """The file has a different size than it must have: it is a different file; a retry does not help."""
 
 
+class NoRangesError(FetchError):
+    """The server sends only whole files, and a part of one was requested."""
+
+
 class OfflineError(FetchError):
     """Only a server has the file, and the user forbade asking servers."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgindex.errors import IndexSyntaxError
 from imgindex.lexer import shorten
-from imgindex.model import Comment, Entry, ExtraField, Note, ZstdFile
+from imgindex.model import Comment, Entry, ExtraField, FurtherFile, Note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,10 @@ _DEVICE = re.compile(r"/dev(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.+-]{1,100}){1,3}")
 _PATH_SEGMENT = re.compile(r"[A-Za-z0-9._+~,=][A-Za-z0-9._+~,=-]{0,254}")
 _MAX_PATH = 1024
 
-_ZSTD_KEYS = (("file", "zstd"), ("compressed_size", "zstd"), ("checksum", "zstd.sha512"))
+_FURTHER_KEYS = {
+    kind: (("file", kind), ("compressed_size", kind), ("checksum", f"{kind}.sha512"))
+    for kind in ("zstd", "blocks")
+}
 _PLAIN_KEYS = (
     "name",
     "osinfo",
@@ -87,7 +90,11 @@ def is_known_field(key: str, subkey: str | None) -> bool:
     """Report whether ``Entry`` has an attribute for a field."""
     if subkey is None:
         return key == "notes" or key in _PLAIN_KEYS
-    return key == "notes" or (key, subkey) == ("checksum", "sha512") or (key, subkey) in _ZSTD_KEYS
+    return (
+        key == "notes"
+        or (key, subkey) == ("checksum", "sha512")
+        or any((key, subkey) in keys for keys in _FURTHER_KEYS.values())
+    )
 
 
 class _Fields:
@@ -122,6 +129,9 @@ class _Fields:
         if size % _SECTOR:
             raise self._error(f"size={size} is not a multiple of {_SECTOR} bytes", self._fields["size", None])
         revision = self._number("revision", 0, MAX_REVISION)
+        zstd, blocks = self._further_file("zstd"), self._further_file("blocks")
+        if blocks is not None and zstd is None:
+            raise self._error("there is file[blocks], but file[zstd] missing", self._fields["file", "blocks"])
         entry = Entry(
             os_version=self._section.name,
             file=file,
@@ -139,7 +149,8 @@ class _Fields:
             hidden=self._choice("hidden", ("true", "false")) == "true",
             aliases=self._aliases(),
             sig=self._path("sig"),
-            zstd=self._zstd(),
+            zstd=zstd,
+            blocks=blocks,
             extra=self._extra(),
             comments=self._comments(),
             line=self._section.line,
@@ -206,18 +217,17 @@ class _Fields:
             raise self._error(f"{_label(item)} is not a SHA-512 of 128 hex digits", item)
         return item.value.lower()
 
-    def _zstd(self) -> ZstdFile | None:
-        """Read the second file; with half of its fields it could only be half checked."""
-        file = self._path("file", "zstd")
-        sha512 = self._digest(self._single_line("checksum", "zstd.sha512"))
-        size = self._number("compressed_size", 1, MAX_DISK_SIZE, "zstd")
+    def _further_file(self, kind: str) -> FurtherFile | None:
+        """Read the keys of a further file; with only some of them it could only be half checked."""
+        file = self._path("file", kind)
+        sha512 = self._digest(self._single_line("checksum", f"{kind}.sha512"))
+        size = self._number("compressed_size", 1, MAX_DISK_SIZE, kind)
         if file is not None and sha512 is not None and size is not None:
-            return ZstdFile(file, sha512, size)
-        given = [self._fields[key] for key in _ZSTD_KEYS if key in self._fields]
+            return FurtherFile(file, sha512, size)
+        keys = _FURTHER_KEYS[kind]
+        given = [self._fields[key] for key in keys if key in self._fields]
         if given:
-            missing = [
-                field_label(key, subkey) for key, subkey in _ZSTD_KEYS if (key, subkey) not in self._fields
-            ]
+            missing = [field_label(key, subkey) for key, subkey in keys if (key, subkey) not in self._fields]
             first = min(given, key=lambda item: item.line)
             raise self._error(f"there is {_label(first)}, but {' and '.join(missing)} missing", first)
         return None
@@ -289,10 +299,11 @@ def entry_fields(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "aliases", " ".join(entry.aliases)
     if entry.hidden:
         yield "hidden", "true"
-    if entry.zstd is not None:
-        yield "file[zstd]", entry.zstd.file
-        yield "checksum[zstd.sha512]", entry.zstd.sha512
-        yield "compressed_size[zstd]", str(entry.zstd.compressed_size)
+    for kind, further in (("zstd", entry.zstd), ("blocks", entry.blocks)):
+        if further is not None:
+            yield f"file[{kind}]", further.file
+            yield f"checksum[{kind}.sha512]", further.sha512
+            yield f"compressed_size[{kind}]", str(further.compressed_size)
     for key, subkey, value in entry.extra:
         yield field_label(key, subkey), value
 

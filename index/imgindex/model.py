@@ -56,11 +56,11 @@ class Comment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ZstdFile:
-    """The same disk compressed with zstd, which is unpacked several times faster than ``.xz``.
+class FurtherFile:
+    """A file of a template that virt-builder does not know.
 
-    Its keys (``file[zstd]``, ``checksum[zstd.sha512]``, ``compressed_size[zstd]``) have subkeys that
-    virt-builder does not know and therefore skips.
+    Its keys, such as ``file[zstd]``, ``checksum[zstd.sha512]`` and ``compressed_size[zstd]``, have subkeys
+    that virt-builder skips.
 
     Attributes:
         file: Path of the file relative to the index.
@@ -95,7 +95,9 @@ class Entry:
         hidden: Not shown by ``--list``.
         aliases: Other names of the template.
         sig: Path of a detached signature of ``file``, relative to the index.
-        zstd: The same disk as a zstd file; None when the publisher offers none.
+        zstd: The same disk as a zstd file, which is unpacked several times faster than ``.xz``; None when the
+            publisher offers none.
+        blocks: List of the blocks in the zstd file (``imgindex.blocklist``); None when there is none.
         sha256: SHA-256 of ``file`` as 64 lower-case hex digits, from sources of other formats.
         extra: Fields that this version does not know.
         comments: At most one for each field, sorted by its label (``fields.settle_comments``).
@@ -118,7 +120,8 @@ class Entry:
     hidden: bool = False
     aliases: tuple[str, ...] = ()
     sig: str | None = None
-    zstd: ZstdFile | None = None
+    zstd: FurtherFile | None = None
+    blocks: FurtherFile | None = None
     sha256: str | None = None
     extra: tuple[ExtraField, ...] = ()
     comments: tuple[Comment, ...] = ()

@@ -166,6 +166,8 @@ def files_of(index: Index) -> dict[str, tuple[str, int | None]]:
         files[entry.file] = (label, entry.compressed_size)
         if entry.zstd is not None:
             files[entry.zstd.file] = (label, entry.zstd.compressed_size)
+        if entry.blocks is not None:  # clients that have an older disk fetch it first
+            files[entry.blocks.file] = (f"{label}, updates", entry.blocks.compressed_size)
     return files
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from imgindex.errors import IndexSyntaxError
 from imgindex.gpg import GpgVerifier
 from imgindex.lexer import parse_sections
-from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
+from imgindex.model import Entry, ExtraField, FurtherFile, Index, Note
 from imgindex.parse import parse_index
 from imgindex.signer import GpgSigner
 from imgindex.write import write_index
@@ -46,7 +46,7 @@ INDEX = Index(
             hidden=True,
             aliases=("bookworm", "debian-stable"),
             sig="debian-12.xz.sig",
-            zstd=ZstdFile("debian-12.zst", "cd" * 64, 45),
+            zstd=FurtherFile("debian-12.zst", "cd" * 64, 45),
             extra=(ExtraField("file", "br", "debian-12.br"),),
         ),
         Entry(

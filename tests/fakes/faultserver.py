@@ -72,17 +72,20 @@ def honest(body: bytes, *headers: str, etag: str = '"v1"', upto: int | None = No
 
     def reply(head: bytes) -> bytes:
         text = head.decode("latin-1")
-        first = re.search(r"^Range: bytes=([0-9]+)-\r$", text, re.MULTILINE)
+        first = re.search(r"^Range: bytes=([0-9]+)-([0-9]*)\r$", text, re.MULTILINE)
         condition = re.search(r"^If-Range: (.*)\r$", text, re.MULTILINE)
-        start, end, status = 0, len(body) if upto is None else upto, "200 OK"
+        start, last, status = 0, len(body), "200 OK"
+        end = last if upto is None else upto
         ranges: list[str] = []
         if first and (condition is None or (etag.startswith('"') and condition[1] == etag)):
             start, status = int(first[1]), "206 Partial Content"
-            ranges = [f"Content-Range: bytes {start}-{len(body) - 1}/{len(body)}"]
+            last = min(int(first[2] or len(body)) + 1, len(body))
+            end = min(end, last)
+            ranges = [f"Content-Range: bytes {start}-{last - 1}/{len(body)}"]
             if start >= len(body):
                 return answer(b"", f"Content-Range: bytes */{len(body)}", status="416 No")
-        whole = answer(body[start:], *tags, *ranges, *headers, status=status)
-        return whole[: len(whole) - (len(body) - max(start, end))]
+        whole = answer(body[start:last], *tags, *ranges, *headers, status=status)
+        return whole[: len(whole) - (last - max(start, end))]
 
     return reply
 

@@ -8,7 +8,7 @@ from random import Random
 from typing import TypeVar
 
 from imgindex.fields import entry_fields, is_known_field, settle_comments
-from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
+from imgindex.model import Comment, Entry, ExtraField, FurtherFile, Index, Note
 from imgindex.write import tidy_note
 
 _PIECES = (
@@ -57,13 +57,18 @@ def _entry(rng: Random) -> Entry:
         # Unlike any other template's: two may not have the same one.
         aliases=tuple(f"{name}+{rng.randrange(2**64)}{alias}" for alias in aliases),
         sig=_perhaps(rng, _path),
-        zstd=_perhaps(rng, lambda r: ZstdFile(_path(r), _digest(r), r.randint(1, 2**40))),
+        zstd=(zstd := _perhaps(rng, _further_file)),
+        blocks=None if zstd is None else _perhaps(rng, _further_file),
         extra=tuple(extra.values()),
     )
     labels = ["", *(label for label, _value in entry_fields(entry))]
     chosen = rng.sample(labels, rng.randrange(min(5, len(labels))))
     comments = tuple(Comment(label, _comment(rng)) for label in chosen)
     return settle_comments(Entry(**{**vars(entry), "comments": comments}))
+
+
+def _further_file(rng: Random) -> FurtherFile:
+    return FurtherFile(_path(rng), _digest(rng), rng.randint(1, 2**40))
 
 
 def _perhaps(rng: Random, make: Callable[[Random], _T]) -> _T | None:

@@ -24,7 +24,7 @@ from imgbuilder.fetch.bundle import fetch_member
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Download
 from imgbuilder.fetch.urls import inside, template_url
-from imgindex.model import Entry, Index, ZstdFile
+from imgindex.model import Entry, FurtherFile, Index
 from imgindex.write import write_index
 from tests.fakes.faultserver import FaultServer, answer
 from tests.fakes.keys import HomeGuard, KeyMaker
@@ -58,7 +58,7 @@ class World:
         if zstd:
             quick = subprocess.run(["zstd", "-qc"], input=DISK, capture_output=True, check=True).stdout
             (self.site / "tiny.zst").write_bytes(quick)
-            second = ZstdFile("tiny.zst", hashlib.sha512(quick).hexdigest(), len(quick))
+            second = FurtherFile("tiny.zst", hashlib.sha512(quick).hexdigest(), len(quick))
         entry = Entry(
             name, "tiny.xz", "x86_64", len(DISK), format="raw", name="Tiny Linux",
             sha512=hashlib.sha512(packed).hexdigest(), compressed_size=len(packed), zstd=second,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,19 +16,27 @@ from imgbuilder.cache.folder import (
     is_unchanged,
     open_own,
     read_record,
+    remove_file,
     touch_record,
     write_record,
 )
+from imgbuilder.cache.partial import open_partial
 from imgbuilder.cache.templates import about, digest_of, is_file
 from imgbuilder.cache.unpack import Unpacker
+from imgbuilder.cache.update import Update, fetch_list
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.host.hashing import content_digest
 from imgbuilder.host.locks import try_shared
-from imgindex.files import publish, temporary_file
+from imgbuilder.host.workspace import is_full
+from imgindex.files import open_file, publish, temporary_file
 from imgindex.model import Entry
 
 _CHECKED = "checked"
+_SEEDS = 2
+"""Older disks of a cache whose blocks are looked at."""
 _KEPT = frozenset({"template", "arch", "source", "content", _CHECKED})
 """Fields of a record that stay when a disk was touched."""
 
@@ -121,6 +130,66 @@ class Disks:
             os.fchmod(descriptor, 0o400)
             publish(descriptor, temporary, final)
             write_record(final, descriptor, {**about(selection), "content": content})
+
+    def update(
+        self,
+        selection: Selection,
+        fetcher: Fetcher,
+        on_event: Reporter,
+        *,
+        whole: int,
+        shared: Sequence[Path],
+        make_room: Callable[[int, Reporter], None],
+    ) -> bool:
+        """Make the disk of a template from blocks of older ones; the caller holds the lock of the entry.
+
+        ``whole`` is the size in bytes of the smallest file with the whole disk; ``make_room`` is called with
+        the bytes that will be needed. The disks of other caches, ``shared``, are read as well. The result is
+        False if the template's file is to be fetched and unpacked instead.
+        """
+        entry, final = selection.entry, self.path(selection.entry)
+        with contextlib.ExitStack() as opened:
+            part = self._folder.partial / final.name
+            seeds = [opened.enter_context(file) for file in self._seeds(selection, shared)]
+            if not seeds and not part.exists():
+                return False
+            blocks = fetch_list(selection, fetcher, on_event)
+            if blocks is None:
+                return False
+            on_event(Step(f"Updating: {entry.os_version}"))
+            make_room(len(blocks) * blocks.block_size, on_event)
+            target = open_partial(part)
+            opened.callback(os.close, target)
+            keep = True
+            try:
+                work = Update(selection, blocks, whole, fetcher, on_event)
+                keep = work.fill(target, [seed.fileno() for seed in seeds])
+                if not keep:
+                    return False
+                check_image(part, _format(entry), entry.size)
+                os.fchmod(target, 0o400)
+                publish(target, part, final)
+                write_record(final, target, {**about(selection), "content": content_digest(target)})
+            finally:
+                if not keep or is_full(part.parent, sys.exception()):
+                    remove_file(part)
+        return True
+
+    def _seeds(self, selection: Selection, shared: Sequence[Path]) -> Iterator[BinaryIO]:
+        """Open the disks that may have blocks of a template: its own damaged one, and the newest others."""
+        entry = selection.entry
+        found = [self.path(entry)]
+        for folder in (self._folder.disks, *(root / "disks" for root in shared)):
+            others = []
+            with contextlib.suppress(OSError):  # there is no such cache, or it is closed to us
+                for path in folder.glob("*.raw"):
+                    record = read_record(path) or {}
+                    if (record.get("template"), record.get("arch")) == (entry.os_version, entry.arch):
+                        others.append((path.lstat().st_mtime_ns, path))
+            found += [path for _time, path in sorted(others, reverse=True)[:_SEEDS]]
+        for path in dict.fromkeys(found):
+            with contextlib.suppress(OSError):
+                yield open_file(path, os.O_NOFOLLOW)
 
     def release(self) -> None:
         """Unlock the disks in use."""

@@ -381,7 +381,8 @@ def stale_files(folder: Path, now: float) -> list[Path]:
     for name in ages:
         part = name.removesuffix(SUFFIX)
         owner = part if folder.name == _PARTIAL and part in ages else name
-        unfinished = name.startswith(TEMPORARY_PREFIX) or (folder.name == _PARTIAL and is_digest(part))
+        is_ours = folder.name == _PARTIAL and is_digest(part.removesuffix(".raw"))
+        unfinished = name.startswith(TEMPORARY_PREFIX) or is_ours
         if unfinished and ages[owner] > _WEEK:
             stale.append(folder / name)
     return stale

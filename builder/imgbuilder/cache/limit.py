@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -203,16 +203,23 @@ class Verified(NamedTuple):
         removed: Names and sizes of the damaged files, which were removed.
         linked: Names of damaged disks that stay, because images lie over them.
         good: The number of good files.
+        kept: Damaged disks that stay to be repaired, by the digest of their template.
     """
 
     removed: list[tuple[str, int]]
     linked: list[str]
     good: int
+    kept: dict[str, str]
 
 
-def verify(folder: CacheFolder, on_event: Reporter = ignore) -> Verified:
-    """Check all bytes of templates and disks, and remove those that changed since they were verified."""
-    removed, linked, kept = [], [], 0
+def verify(folder: CacheFolder, on_event: Reporter = ignore, *, repairable: Collection[str] = ()) -> Verified:
+    """Check all bytes of templates and disks, and remove those that changed since they were verified.
+
+    Damaged disks of the templates with the digests ``repairable`` stay, and are not used before they are
+    repaired.
+    """
+    removed, linked, good_files = [], [], 0
+    kept: dict[str, str] = {}
     for item in kept_files(folder):
         if item.path.parent == folder.partial:
             continue  # hashed when it is complete
@@ -225,13 +232,16 @@ def verify(folder: CacheFolder, on_event: Reporter = ignore) -> Verified:
                 warn(on_event, f"{error.message}; {error.hint}")
                 continue
             if good:
-                kept += 1
+                good_files += 1
+            elif item.path.parent == folder.disks and item.digest in repairable:
+                record_path(item.path).unlink(missing_ok=True)
+                kept[item.digest] = name
             elif _is_linked(item.path):
                 linked.append(name)
             else:
                 remove_file(item.path)
                 removed.append((name, item.size))
-    return Verified(removed, linked, kept)
+    return Verified(removed, linked, good_files, kept)
 
 
 def _is_good(item: Kept) -> bool:

@@ -4,6 +4,7 @@
 
     ROOT/partial/SHA512         the bytes so far, of the template with that digest
     ROOT/partial/SHA512.json    their address, and the value of ``If-Range`` that gets the rest
+    ROOT/partial/SHA512.raw     the blocks so far, of the disk of that template (imgbuilder.cache.update)
 
 A process that uses a partial file holds the lock of the entry. Its content is not trusted: the complete file
 is hashed before it is used (``docs/threat-model.md`` D10 to D15).
@@ -97,7 +98,7 @@ def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
     However the block is left, the file stays if the next run could continue it and the disk is not full;
     otherwise it is removed. The block may publish it, which takes it away. ``url`` has no user information.
     """
-    descriptor = _open(path)
+    descriptor = open_partial(path)
     kept = False
     try:
         with PartialFile(path, descriptor, url) as part:
@@ -111,7 +112,7 @@ def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
             remove_file(path)
 
 
-def _open(path: Path) -> int:
+def open_partial(path: Path) -> int:
     """Open a partial file without following links; anything else in its place is removed."""
     with contextlib.suppress(FileNotFoundError):
         status = path.lstat()  # before opening: opening a device may already do something

@@ -21,7 +21,7 @@ import contextlib
 import errno
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,9 +34,11 @@ from imgbuilder.cache.runs import RunImage, RunImages
 from imgbuilder.cache.templates import Templates, digest_of, usable, variants_of
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
+from imgbuilder.cache.update import blocks_of
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import FileMissingError, WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore, warn
+from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.sizes import human_size
@@ -61,6 +63,7 @@ class TemplateCache:
         self.owned = contextlib.ExitStack()
         """Closed with the cache: the lock on a private folder."""
         self._limit = limit
+        self._shared = tuple(shared)
         self._folder = CacheFolder(root)
         self._templates = Templates(self._folder, shared, self._make_room)
         self._disks = Disks(self._folder)
@@ -173,6 +176,10 @@ class TemplateCache:
             with self._folder.entry(digest_of(entry), on_event):
                 self._disks.accept_again(entry, on_event)
                 if not self._disks.use(entry):
+                    if self._update(chosen, selection, fetcher, on_event):
+                        self._disks.use(entry)
+                        self._keep_limit(on_event)
+                        return self._disks.path(entry)
                     with self._templates.open(chosen, fetcher, on_event) as template:
                         self._disks.make(chosen, template, on_event, unpack)
                     self._disks.use(entry)
@@ -207,6 +214,24 @@ class TemplateCache:
                 self._keep_limit(on_event)
             return image
 
+    def _update(self, chosen: Selection, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> bool:
+        """Make a disk from blocks of older ones; False if it has to be unpacked from a file."""
+        if (
+            blocks_of(chosen) is None
+            or self._templates.has(chosen.entry)
+            or not will_ask(fetcher, chosen.url)
+        ):
+            return False
+        sizes = [file.compressed_size or chosen.entry.size for file in variants_of(selection.entry)]
+        return self._disks.update(
+            chosen,
+            fetcher,
+            on_event,
+            whole=min(sizes),
+            shared=self._shared,
+            make_room=self._make_room,
+        )
+
     def _in_order(self, selection: Selection) -> list[Selection]:
         """Return the files of a template: unpacked ones first, then downloaded ones."""
         return sorted(
@@ -224,10 +249,13 @@ class TemplateCache:
         with self._explained():
             return shrink(self._folder, self.limit)
 
-    def verify(self, on_event: Reporter = ignore) -> Verified:
-        """Check all bytes, and remove damaged files."""
+    def verify(self, on_event: Reporter = ignore, *, repairable: Collection[str] = ()) -> Verified:
+        """Check all bytes, and remove damaged files, except for disks that ``get_disk`` repairs afterwards.
+
+        ``repairable`` are the digests of their templates.
+        """
         with self._explained():
-            return verify(self._folder, on_event)
+            return verify(self._folder, on_event, repairable=repairable)
 
     def used(self) -> int:
         """Return the number of bytes that the cache uses on disk."""

@@ -287,12 +287,12 @@ def variants_of(entry: Entry) -> tuple[Entry, ...]:
         sig=None,
         zstd=None,
     )
-    return (quick, replace(entry, zstd=None))
+    return (quick, replace(entry, zstd=None, blocks=None))
 
 
 def for_everybody(selection: Selection) -> Selection:
     """Return a template with the file that every client can unpack, including virt-builder."""
-    return replace(selection, entry=replace(selection.entry, zstd=None))
+    return replace(selection, entry=replace(selection.entry, zstd=None, blocks=None))
 
 
 def usable(selection: Selection) -> tuple[Selection, ...]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.sourcefiles import SourcesResult
     from imgbuilder.catalog.sources import Source
     from imgbuilder.catalog.state import SourceStates
-    from imgindex.model import Entry
+    from imgindex.model import Entry, FurtherFile
     from imgindex.trust import VerifiedText
 
 Fields = dict[str, object]
@@ -255,7 +255,13 @@ def _signature(signed: VerifiedText, now: datetime) -> Fields:
 
 def _full_template(offer: Offer, *, shadowed: bool) -> Fields:
     entry, source = offer.entry, offer.source
-    zstd = entry.zstd
+
+    def further(file: FurtherFile | None) -> Fields | None:
+        if file is None:
+            return None
+        url = template_url(source.uri, file.file)
+        return {"url": url, "compressed-size": file.compressed_size, "sha512": file.sha512}
+
     return {
         "os-version": entry.os_version,
         "source": source.name,
@@ -272,13 +278,8 @@ def _full_template(offer: Offer, *, shadowed: bool) -> Fields:
         "compressed-size": entry.compressed_size,
         "sha512": entry.sha512,
         "sha256": entry.sha256,
-        "zstd": None
-        if zstd is None
-        else {
-            "url": template_url(source.uri, zstd.file),
-            "compressed-size": zstd.compressed_size,
-            "sha512": zstd.sha512,
-        },
+        "zstd": further(entry.zstd),
+        "blocks": further(entry.blocks),
         "expand": entry.expand,
         "lvexpand": entry.lvexpand,
         "notes": {note.language: note.text for note in entry.notes},

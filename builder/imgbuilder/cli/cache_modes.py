@@ -204,23 +204,52 @@ def cache_gc(call: Call) -> None:
 
 
 def cache_verify(call: Call) -> int:
-    """Check the cache and print what was removed; return 1 when something was."""
+    """Check the cache and print what was removed; return 1 when something was.
+
+    With ``--repair``, damaged disks whose templates are still offered are repaired instead.
+    """
     call.no_name()
+    services, reporter, repaired = call.services, call.reporter, 0
     with _opened(call) as cache:
-        removed, linked, good = cache.verify(call.reporter)
+        offered = _offered_files(call) if call.options["repair"] else {}
+        removed, linked, good, kept = cache.verify(reporter, repairable=offered)
+        lost = []
+        for digest, name in kept.items():
+            try:
+                cache.get_disk(offered[digest], services.fetcher, reporter)
+                repaired += 1
+            except PybuilderError as error:  # the next one may come from another source
+                warn(reporter, f"{name} is not repaired: {error.in_one_line}")
+                lost.append(name)
         for name in linked:
             warn(
-                call.reporter,
+                reporter,
                 f"damaged, and linked images lie over it: {name}; "
                 "build from this template again to restore it",
             )
-        call.reporter.close()
+        reporter.close()
         _print_removed(removed)
         damaged = f"{len(removed)} damaged and removed" if removed else "none damaged"
+        if kept:
+            damaged = f"{len(removed)} damaged and removed, {repaired} damaged and repaired"
+        if lost:
+            damaged += f", {len(lost)} damaged and not repaired"
         if linked:
             damaged += f", {len(linked)} damaged and kept for linked images"
-        click.echo(f"files: {len(removed) + len(linked) + good} looked at, {damaged}")
-    return 1 if removed or linked else 0
+        looked_at = len(removed) + len(linked) + good + len(kept)
+        click.echo(f"files: {looked_at} looked at, {damaged}")
+    return 1 if removed or linked or lost else 0
+
+
+def _offered_files(call: Call) -> dict[str, Selection]:
+    """Return the files of all templates that the sources offer, by SHA-512."""
+    catalog = call.services.catalog(call.reporter)
+    return {
+        file.sha512: Selection(offer.source, file, template_url(offer.source.uri, file.file))
+        for offer in (*catalog.shadowed, *catalog.offers)
+        for file in variants_of(offer.entry)
+        if file.sha512 is not None
+    }
 
 
 def unlink_image(call: Call) -> None:

@@ -155,6 +155,10 @@ CACHE_OPTIONS = (
     NO_CACHE,
 )
 
+REPAIR = Option(
+    CACHE, "--repair", is_flag=True, help="Repair damaged disks: fetch their damaged blocks again."
+)
+
 MACHINE = (
     Option(APPLIANCE, "-m", "--memsize", metavar="MB", callback=integer, help="Memory in MiB."),
     Option(APPLIANCE, "--smp", metavar="N", callback=integer, help="Number of processors."),

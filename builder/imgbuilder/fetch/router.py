@@ -19,6 +19,7 @@ class SourceFetcher:
         """See ``Fetcher.fetch``."""
         path = local_path(download.url)
         if path is not None:
+            assert download.span is None, "a local file is read as a whole"
             if download.resume is not None:
                 download.resume.restart()  # copying again is quicker than checking that the file is the same
             if inside(path) is None:

@@ -130,6 +130,8 @@ class Download(NamedTuple):
         seconds: Most seconds for everything, with all retries and redirects; None for no limit.
         resume: The destination again, if a partial file in it may be continued. Only for bytes whose
             digest is known, and is checked over the whole file afterwards.
+        span: Start and end of the part of the file that is wanted, only for web URLs; None for all of it. The
+            sizes here are still those of the whole file.
     """
 
     url: str
@@ -142,6 +144,7 @@ class Download(NamedTuple):
     digest_known: bool = False
     seconds: float | None = None
     resume: Resumable | None = None
+    span: tuple[int, int] | None = None
 
 
 class Fetcher(Protocol):

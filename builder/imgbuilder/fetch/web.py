@@ -17,7 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from imgbuilder.errors import FetchError, FileMissingError, NoAnswerError, TransferCutError, WrongSizeError
+from imgbuilder.errors import (
+    FetchError,
+    FileMissingError,
+    NoAnswerError,
+    NoRangesError,
+    TransferCutError,
+    WrongSizeError,
+)
 from imgbuilder.events import debug, info
 from imgbuilder.fetch import webrules
 from imgbuilder.fetch.session import Response, StallTimer, WebSession, trusted_authorities, web_session
@@ -160,6 +167,8 @@ class RequestsFetcher:
     def _accept(self, response: Response, transfer: _Transfer, held: int) -> Fetched | None:
         """Judge a response by its status and headers, then store its body; None as in ``_try``."""
         fields, resume = response.headers, transfer.download.resume
+        if transfer.download.span is not None:
+            return self._accept_part(response, transfer.download, transfer.download.span)
         if held and resume is not None:
             if response.status == 206:
                 if not webrules.is_rest(fields, held, transfer.download.expected, resume.validator):
@@ -178,6 +187,27 @@ class RequestsFetcher:
         if resume is not None:
             resume.restart(webrules.validator(fields))
         return Fetched(response.url, self._body(response, transfer.download, 0))
+
+    def _accept_part(self, response: Response, download: Download, span: tuple[int, int]) -> Fetched:
+        """Judge a response to a request for a part of a file, then store that part."""
+        if response.status == 200:
+            raise NoRangesError(
+                f"{response.url}: the server sends no parts of files",
+                hint="tell the publisher: templates can then be updated by what changed",
+            )
+        if response.status not in (206, 416):
+            raise _bad_status(response, self._wall_clock(), named=True)
+        if response.status == 416 or not webrules.is_part(response.headers, span, download.expected):
+            raise WrongSizeError(
+                f"{response.url}: the server has another file, or sent another part of it",
+                hint=BETWEEN_TWO_VERSIONS,
+            )
+        length = span[1] - span[0]
+        speed = MinimumSpeed(self._limits, self._clock)
+        size = store(
+            response.read, download._replace(limit=length), where=response.url, expected=length, speed=speed
+        )
+        return Fetched(response.url, size)
 
     def _body(self, response: Response, download: Download, start: int) -> int:
         url, expected, limit = response.url, download.expected, download.limit
@@ -267,7 +297,9 @@ class _Transfer:
 
     def range(self, held: int) -> dict[str, str]:
         """Return headers that request the rest of the same file, or all of a changed one (D12)."""
-        resume = self.download.resume
+        resume, span = self.download.resume, self.download.span
+        if span is not None:
+            return {"Range": f"bytes={span[0]}-{span[1] - 1}"}
         if not held or resume is None:
             return {}
         wanted = {"Range": f"bytes={held}-"}

@@ -163,6 +163,19 @@ def is_rest(headers: Headers, held: int, expected: int | None, expected_validato
     )
 
 
+def is_part(headers: Headers, span: tuple[int, int], size: int | None) -> bool:
+    """Report whether a 206 response is the requested part of a file of this size in bytes."""
+    match = _CONTENT_RANGE.fullmatch(_only(headers, "Content-Range"))
+    if match is None or match[1] is None or is_labelled(headers):
+        return False
+    lengths = headers.getlist("Content-Length")
+    return (
+        (int(match[1]), int(match[2]) + 1) == span
+        and (match[3] == "*" or size in (None, int(match[3])))
+        and (not lengths or list(lengths) == [str(span[1] - span[0])])
+    )
+
+
 def whole_size(headers: Headers) -> int | None:
     """Return the size of the file in bytes that a 416 response gives; None when it gives none (D14)."""
     match = _CONTENT_RANGE.fullmatch(_only(headers, "Content-Range"))

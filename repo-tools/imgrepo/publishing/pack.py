@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from imgbuilder.errors import PybuilderError
-from imgbuilder.events import Reporter, Step
-from imgindex.model import Entry, ZstdFile
+from imgbuilder.events import Reporter, Step, info
+from imgbuilder.host.workspace import explaining
+from imgindex.model import Entry, FurtherFile
+from imgrepo.images.blocks import compress_blocks, zstd_version
 from imgrepo.images.compress import (
     Compressed,
     ImageCopy,
@@ -19,7 +25,7 @@ from imgrepo.images.compress import (
 from imgrepo.images.facts import ImageFacts
 from imgrepo.images.scan import SourceImage
 from imgrepo.publishing.request import PublishRequest
-from imgrepo.webroot.entries import NamedFile, disks_of, is_complete, new_entry, published_name
+from imgrepo.webroot.entries import NamedFile, files_of, is_complete, new_entry, published_name
 from imgrepo.webroot.state import Packed, Published, packed_files, remember_packed
 from imgrepo.webroot.transaction import Session
 
@@ -74,46 +80,98 @@ class Packer:
             entry, os_version=candidate.name, file=made.path.relative_to(request.output).as_posix()
         )
         source = self.known[entry.file].image
-        entry = dataclasses.replace(entry, zstd=self._second_file(candidate))
+        zstd, blocks = self._further_files(candidate)
+        entry = dataclasses.replace(entry, zstd=zstd, blocks=blocks)
         published = Published(
             image.fingerprint, source, entry.file, entry.os_version, entry.arch, system=facts.system
         )
         return entry, published
 
-    def _second_file(self, candidate: Candidate) -> ZstdFile | None:
-        """Pack the same disk with zstd, if that is requested or was offered before."""
-        old = candidate.old.zstd if candidate.old else None
-        if self._request.zstd_level is None and old is None:
-            return None
-        command = zstd_arguments(self._request.zstd_level or _BEST_ZSTD)
-        made = self._make(candidate, command, "zst", None if old is None else old.file)
-        return ZstdFile(made.path.relative_to(self._request.output).as_posix(), made.sha512, made.size)
+    def _further_files(self, candidate: Candidate) -> tuple[FurtherFile | None, FurtherFile | None]:
+        """Pack the same disk with zstd and list its blocks, if that is requested or was offered before."""
+        old, image = candidate.old, candidate.image
+        zstd, blocks = (None, None) if old is None else (old.zstd, old.blocks)
+        if self._request.zstd_level is None and zstd is None:
+            return None, None
+        level = self._request.zstd_level or _BEST_ZSTD
+        if self._request.lists_blocks(image):
+            packed, listed = self._make_blocks(candidate, level, zstd if blocks else None, blocks)
+            return self._further_file(packed), self._further_file(listed)
+        if self._request.blocks:
+            info(self._on_event, f"{image.name} is published without a list of blocks: it is not raw")
+        made = self._make(candidate, zstd_arguments(level), "zst", zstd.file if zstd else None)
+        return self._further_file(made), None
+
+    def _further_file(self, made: Compressed) -> FurtherFile:
+        return FurtherFile(made.path.relative_to(self._request.output).as_posix(), made.sha512, made.size)
 
     def _make(
         self, candidate: Candidate, command: list[str] | None, ending: str, old: str | None
     ) -> Compressed:
         """Pack an image in one way, unless that was done before; ``old`` is the file published so far."""
-        image, output = candidate.image, self._request.output
-        how = " ".join([*(command or ["copy"]), *(["trimmed"] if candidate.copy else [])])
+        image = candidate.image
+        how = self._way(candidate, " ".join(command or ["copy"]))
         before = self._made_before(candidate, how, ending, old)
         if before is not None:
             return before
         what = "Copying" if command is None else "Compressing"
         self._on_event(Step(f"{what} {image.name}{' with zstd' if ending == 'zst' else ''}"))
-        part = self._session.folder / f"{image.name}.part"
         content = candidate.copy.path if candidate.copy else None
-        try:
+        with self._part(candidate) as part:
             made = compress(image, part, command, self._on_event, content=content)
+        return self._put_in_place(candidate, made, how, ending, old)
+
+    def _make_blocks(
+        self, candidate: Candidate, level: int, zstd: FurtherFile | None, blocks: FurtherFile | None
+    ) -> tuple[Compressed, Compressed]:
+        """Pack an image block by block, and list the blocks, unless that was done before.
+
+        The other arguments are the files published so far.
+        """
+        image = candidate.image
+        how = self._way(candidate, f"blocks {zstd_version()} -{level}")
+        names = zstd.file if zstd else None, blocks.file if blocks else None
+        packed = self._made_before(candidate, how, "zst", names[0])
+        listed = self._made_before(candidate, how, "blocklist", names[1])
+        if packed is not None and listed is not None:
+            return packed, listed
+        self._on_event(Step(f"Compressing {image.name} with zstd, block by block"))
+        content = candidate.copy.path if candidate.copy else None
+        with self._part(candidate) as part:
+            made, found = compress_blocks(image, part, level, self._on_event, content=content)
+        packed = self._put_in_place(candidate, made, how, "zst", names[0])
+        data = found.to_bytes()
+        with self._part(candidate) as part, explaining(part):
+            part.write_bytes(data)
+        digest = hashlib.sha512(data).hexdigest()
+        listed = Compressed(part, len(data), digest, packed.source_sha512)
+        return packed, self._put_in_place(candidate, listed, how, "blocklist", names[1])
+
+    def _way(self, candidate: Candidate, how: str) -> str:
+        return f"{how} trimmed" if candidate.copy else how
+
+    @contextlib.contextmanager
+    def _part(self, candidate: Candidate) -> Iterator[Path]:
+        """Return the place of a new file, which is removed when it cannot be made."""
+        part = self._session.folder / f"{candidate.image.name}.part"
+        try:
+            yield part
         except PybuilderError:
             part.unlink(missing_ok=True)  # the next image may need its space
             raise
+
+    def _put_in_place(
+        self, candidate: Candidate, made: Compressed, how: str, ending: str, old: str | None
+    ) -> Compressed:
+        """Give a new file its name, unless the same one is there, and remember how it was made."""
+        image, output = candidate.image, self._request.output
         name = published_name(image.stem, made.sha512, ending)
         if old is not None and self._is_same(candidate.old, old, made):
             name = old
         if is_complete(output, NamedFile(name, made.size, made.sha512)):
-            part.unlink()
+            made.path.unlink()
         else:
-            part.rename(self._session.folder / name)
+            made.path.rename(self._session.folder / name)
             self._session.commit(name)
             self.files.append(name)
         source = candidate.copy.source_sha512 if candidate.copy else made.source_sha512
@@ -149,7 +207,7 @@ class Packer:
     def _is_same(self, entry: Entry | None, name: str, made: Compressed) -> bool:
         """Check whether the file of an entry has the bytes that were packed."""
         return entry is not None and made.sha512 in {
-            file.sha512 for file in disks_of(entry) if file.name == name
+            file.sha512 for file in files_of(entry) if file.name == name
         }
 
 
@@ -164,4 +222,5 @@ def planned_entry(candidate: Candidate) -> Entry:
         sha512=None,
         compressed_size=None,
         zstd=candidate.old.zstd if candidate.old else None,
+        blocks=candidate.old.blocks if candidate.old else None,
     )

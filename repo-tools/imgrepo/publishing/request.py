@@ -19,6 +19,7 @@ from imgbuilder.errors import UsageError
 from imgindex.model import Entry
 from imgrepo.images.compress import ZSTD_LEVELS, check_preset
 from imgrepo.images.facts import ImageFacts
+from imgrepo.images.scan import SourceImage
 from imgrepo.library.approval import check_reviewers
 from imgrepo.review.results import Requirement
 from imgrepo.services import Signing
@@ -94,6 +95,7 @@ class PublishRequest:
         compress: Whether to publish ``.xz`` files instead of the disks themselves.
         zstd_level: Level of a second file, for clients that support it; None for no such file, unless the
             template has one already.
+        blocks: Whether the zstd file of a raw disk gets a list of its blocks, for updates.
         trim: Whether to give back free space in the filesystems first, on a copy.
         prune: Whether to delete old files, and templates whose image is gone, after the grace time.
         force: Whether to build on a published index that is not signed by these keys.
@@ -108,6 +110,7 @@ class PublishRequest:
     appliance: ApplianceOptions = field(default_factory=ApplianceOptions)
     compress: bool = True
     zstd_level: int | None = None
+    blocks: bool = True
     trim: bool = True
     prune: bool = False
     grace: timedelta = GRACE
@@ -135,3 +138,7 @@ class PublishRequest:
                 "without compression the published disks would be among the images, and look like them",
                 hint="publish them into another folder: --output WEBROOT",
             )
+
+    def lists_blocks(self, image: SourceImage) -> bool:
+        """Tell whether the zstd file of an image gets a list of its blocks."""
+        return self.blocks and image.format == "raw"

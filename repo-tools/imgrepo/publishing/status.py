@@ -18,7 +18,7 @@ from imgindex.model import Index
 from imgindex.trust import VerifiedText
 from imgrepo.library.folder import find_images
 from imgrepo.services import Services
-from imgrepo.webroot.entries import UNKNOWN_ARCH, disks_of, read_sidecar
+from imgrepo.webroot.entries import UNKNOWN_ARCH, downloads_of, read_sidecar
 from imgrepo.webroot.retired import Retired, find_retired, served_files
 from imgrepo.webroot.signing import PUBLIC_KEY, is_premature, read_served
 from imgrepo.webroot.state import read_state, withdrawn_templates
@@ -85,7 +85,7 @@ def status_of(
     ]
     return FolderStatus(
         templates=len(index.entries),
-        size=sum(file.size or 0 for entry in index.entries for file in disks_of(entry)),
+        size=sum(file.size or 0 for entry in index.entries for file in downloads_of(entry)),
         signed_at=signed.signed_at,
         signer=signed.primary_fingerprint,
         expires_at=signed.expires_at,
@@ -134,7 +134,7 @@ def _end(when: datetime, now: datetime) -> str:
 
 def _files(folder: Path, index: Index, on_event: Reporter, *, verify: bool) -> Iterator[str]:
     for entry in index.entries:
-        for name, size, digest in disks_of(entry):
+        for name, size, digest in downloads_of(entry):
             path = folder / name
             if not path.is_file():
                 yield f"{name} of the template {entry.os_version} is missing: publish again"

@@ -183,7 +183,9 @@ class PublishRun:
             return False
         if entry.file != last.file or not self._is_there(entry):
             return False
-        if self._request.zstd_level is not None and entry.zstd is None:
+        if self._request.zstd_level is not None and (
+            entry.zstd is None or (entry.blocks is None and self._request.lists_blocks(image))
+        ):
             return False
         if image.fingerprint != last.fingerprint:
             if hash_image(image, self._on_event) != last.sha512:

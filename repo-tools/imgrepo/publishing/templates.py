@@ -12,7 +12,7 @@ from imgindex.fields import deprecation
 from imgindex.model import Entry
 from imgindex.trust import VerifiedText
 from imgrepo.services import Services
-from imgrepo.webroot.entries import disks_of, is_complete
+from imgrepo.webroot.entries import downloads_of, is_complete
 from imgrepo.webroot.signing import read_served
 from imgrepo.webroot.state import former_entries, packed_files, withdrawn_templates
 
@@ -70,5 +70,5 @@ def _states(entry: Entry, webroot: Path) -> Iterator[TemplateState]:
     yield TemplateState.HIDDEN if entry.hidden else TemplateState.LISTED
     if deprecation(entry) is not None:
         yield TemplateState.DEPRECATED
-    if not all(is_complete(webroot, file) for file in disks_of(entry)):
+    if not all(is_complete(webroot, file) for file in downloads_of(entry)):
         yield TemplateState.BROKEN

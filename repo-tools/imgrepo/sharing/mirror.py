@@ -32,7 +32,7 @@ from imgindex.parse import parse_usable
 from imgindex.trust import TrustedKeys, VerifiedText
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
-from imgrepo.webroot.entries import NamedFile, disks_of
+from imgrepo.webroot.entries import NamedFile, downloads_of
 from imgrepo.webroot.retired import GRACE, retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
 from imgrepo.webroot.transaction import check_can_be_made, open_session
@@ -141,7 +141,7 @@ def _old_index(request: MirrorRequest, trusted: TrustedKeys, services: Services)
 def _files(index: Index) -> Iterator[NamedFile]:
     seen: dict[str, str | None] = {}
     for entry in index.entries:
-        for file in disks_of(entry):
+        for file in downloads_of(entry):
             if seen.setdefault(file.name, file.sha512) != file.sha512:
                 raise DigestMismatchError(f"the index names {file.name} twice, with two digests")
             yield file

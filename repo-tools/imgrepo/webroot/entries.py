@@ -34,12 +34,12 @@ UNKNOWN_ARCH = "unknown"
 """Architecture of a hand-written entry without one."""
 
 _PUBLISHED = re.compile(
-    rf"(?P<stem>[A-Za-z0-9][A-Za-z0-9._-]*)-[0-9a-f]{{{_DIGITS}}}\.(?:xz|zst|img|raw|qcow2)"
+    rf"(?P<stem>[A-Za-z0-9][A-Za-z0-9._-]*)-[0-9a-f]{{{_DIGITS}}}\.(?:xz|zst|blocklist|img|raw|qcow2)"
 )
 
 
 def published_name(stem: str, sha512: str, ending: str = "xz") -> str:
-    """Return the name of a published file; ``ending`` is ``xz``, ``zst``, or the image's own.
+    """Return the name of a published file; ``ending`` is ``xz``, ``zst``, ``blocklist``, or the image's own.
 
     It depends on the content, so that clients with the old index never get a new file
     (``docs/threat-model.md`` R9).
@@ -61,16 +61,19 @@ class NamedFile(NamedTuple):
     sha512: str | None
 
 
-def disks_of(entry: Entry) -> tuple[NamedFile, ...]:
-    """Return the files with the disk of an entry."""
-    first, zstd = NamedFile(entry.file, entry.compressed_size, entry.sha512), entry.zstd
-    return (first,) if zstd is None else (first, NamedFile(zstd.file, zstd.compressed_size, zstd.sha512))
+def downloads_of(entry: Entry) -> tuple[NamedFile, ...]:
+    """Return the files of an entry that clients download: its disk once or twice, and the list of blocks."""
+    further = (file for file in (entry.zstd, entry.blocks) if file is not None)
+    return (
+        NamedFile(entry.file, entry.compressed_size, entry.sha512),
+        *(NamedFile(file.file, file.compressed_size, file.sha512) for file in further),
+    )
 
 
 def files_of(entry: Entry) -> tuple[NamedFile, ...]:
-    """Return all files that an entry names: its disks, and a signature of virt-builder's kind."""
-    disks = disks_of(entry)
-    return disks if entry.sig is None else (*disks, NamedFile(entry.sig, None, None))
+    """Return all files that an entry names: its downloads, and a signature of virt-builder's kind."""
+    files = downloads_of(entry)
+    return files if entry.sig is None else (*files, NamedFile(entry.sig, None, None))
 
 
 def is_complete(folder: Path, file: NamedFile) -> bool:

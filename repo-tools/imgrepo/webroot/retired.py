@@ -26,7 +26,7 @@ RECORD_NAME = ".pybuilder-repo-retired.json"
 GRACE = timedelta(days=7)
 """Time that a retired file stays by default."""
 
-_PACKED = (".xz", ".zst")
+_PACKED = (".xz", ".zst", ".blocklist")
 
 
 @dataclass(frozen=True)

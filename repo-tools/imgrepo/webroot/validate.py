@@ -8,6 +8,7 @@ that nothing crashes. All problems are found, not only the first.
 from __future__ import annotations
 
 import enum
+import hashlib
 import lzma
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgbuilder.cache.unpack import unpack
+from imgbuilder.disk.blocks import compare
 from imgbuilder.disk.qcow2 import parse_qcow2
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, TrustError, UsageError
 from imgbuilder.events import Reporter, info, warn
@@ -24,6 +26,7 @@ from imgbuilder.host import process
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.privatefolder import scratch_folder
 from imgindex.accept import AcceptPolicy, accept, show
+from imgindex.blocklist import parse_blocklist
 from imgindex.clearsign import MAX_FILE_SIZE, unverified_text
 from imgindex.errors import IndexSyntaxError
 from imgindex.files import open_file
@@ -191,6 +194,10 @@ def check_files(
     if entry.zstd is not None:
         path = folder / entry.zstd.file
         more = list(_check(path, what, entry.zstd.compressed_size, entry.zstd.sha512, None, on_event))
+        if entry.blocks is not None:
+            listed = entry.blocks
+            size, sha512 = listed.compressed_size, listed.sha512
+            more += _check(folder / listed.file, what, size, sha512, None, on_event)
         problems += more or _check_second(entry, folder, what, on_event, first_is_good=not problems)
     yield from problems
     if entry.sig is not None:
@@ -211,6 +218,8 @@ def _check_second(
             for path in paths:
                 with open_file(path) as file:
                     contents.add(unpack(file, scratch / "disk", entry, on_event, where=f"{what}: {path}"))
+                    if path is paths[0] and entry.blocks is not None:
+                        _check_blocks(entry, folder / entry.blocks.file, file, scratch / "disk", what)
                 (scratch / "disk").unlink()
     except OSError as error:
         return [RepositoryError(f"{what}: cannot read {paths[0]}: {error.strerror}")]
@@ -219,6 +228,27 @@ def _check_second(
     if len(contents) > 1:
         return [RepositoryError(f"{what}: {paths[0]} does not hold the same disk as {paths[1]}")]
     return []
+
+
+def _check_blocks(entry: Entry, path: Path, packed: BinaryIO, disk: Path, what: str) -> None:
+    """Compare a list of blocks with the zstd file and with the disk in it."""
+    assert entry.zstd is not None
+    where = f"{what}: {path}"
+    with open_file(path) as file:
+        data = file.read()
+    blocks = parse_blocklist(data, size=entry.size, packed=entry.zstd.compressed_size, where=where)
+    with open_file(disk) as file:
+        missing, stray = compare(file.fileno(), blocks)
+    wrong = {block.number for block in missing} | set(stray)
+    for block in blocks:
+        frame = os.pread(packed.fileno(), block.length, block.offset)
+        if hashlib.sha256(frame).digest()[:16] != block.packed_digest:
+            wrong.add(block.number)
+    if wrong:
+        raise RepositoryError(
+            f"{where}: {len(wrong)} blocks are not those of the disk, the first is {min(wrong)}",
+            hint="publish the image again",
+        )
 
 
 def _check_signature(

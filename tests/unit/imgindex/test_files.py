@@ -83,6 +83,7 @@ OWN_FILES = {
     "builder/imgbuilder/host/workspace.py": "a temporary file",
     "builder/imgbuilder/appliance/instant/program.py": "files of a saved appliance; it stands alone",
     "builder/imgbuilder/appliance/instant/save.py": "files of an appliance that is being saved",
+    "repo-tools/imgrepo/images/blocks.py": "images, looked at before",
     "repo-tools/imgrepo/images/compress.py": "images, looked at before",
     "repo-tools/imgrepo/webroot/transaction.py": "a temporary file",
     "repo-tools/imgrepo/review/check.py": "messages of a program that it started",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imgindex.errors import IndexSyntaxError
 from imgindex.fields import is_known_field, strip_line_ends
-from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
+from imgindex.model import Comment, Entry, ExtraField, FurtherFile, Index, Note
 from imgindex.parse import parse_index, parse_usable
 from imgindex.trust import UnverifiedText, VerifiedText
 from tests.fakes.fuzz import examples
@@ -81,7 +81,7 @@ def test_full_entry() -> None:
         hidden=True,
         aliases=("a", "b"),
         sig="a.xz.sig",
-        zstd=ZstdFile("a.zst", SHA512, 80),
+        zstd=FurtherFile("a.zst", SHA512, 80),
         extra=(ExtraField("x.y", None, "1\n2"), ExtraField("file", "br", "a.br")),
     )
 
@@ -423,6 +423,7 @@ def test_known_fields() -> None:
     assert is_known_field("checksum", "sha512")
     assert is_known_field("checksum", "zstd.sha512")
     assert is_known_field("file", "zstd")
+    assert is_known_field("file", "blocks")
     assert not is_known_field("sig", "zstd")
     assert not is_known_field("file", "xz")
 
@@ -482,8 +483,21 @@ ZSTD: dict[str, str | None] = {
 }
 
 
+BLOCKS: dict[str, str | None] = {key.replace("zstd", "blocks"): value for key, value in ZSTD.items()}
+
+
+def test_list_of_blocks() -> None:
+    entry = only(section(**ZSTD, **BLOCKS))
+    assert entry.blocks == FurtherFile("a.zst", SHA512, 80)
+    assert not entry.extra
+    refuse(section(**BLOCKS), "there is file[blocks], but file[zstd] missing")
+    for key in BLOCKS:
+        refuse(section(**ZSTD, **{**BLOCKS, key: None}), "missing")
+        refuse(section(**ZSTD, **{**BLOCKS, key: "../x"}))
+
+
 def test_zstd_file() -> None:
-    assert only(section(**ZSTD)).zstd == ZstdFile("a.zst", SHA512, 80)
+    assert only(section(**ZSTD)).zstd == FurtherFile("a.zst", SHA512, 80)
     assert only(section()).zstd is None
     # It is a second file next to the first, never instead of it.
     refuse(section(file=None, **ZSTD), "file missing")

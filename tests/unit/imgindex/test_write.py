@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imgindex.errors import RepositoryError
 from imgindex.fields import entry_fields, is_known_field, settle_comments
-from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
+from imgindex.model import Comment, Entry, ExtraField, FurtherFile, Index, Note
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 from imgindex.write import tidy_note, write_index
@@ -43,7 +43,7 @@ def test_order_and_layout() -> None:
         hidden=True,
         aliases=("one", "two"),
         sig="phony.xz.sig",
-        zstd=ZstdFile("phony.zst", "cd" * 64, 8),
+        zstd=FurtherFile("phony.zst", "cd" * 64, 8),
         extra=(ExtraField("file", "br", "phony.br"),),
     )
     assert write_index(Index((entry, ENTRY))) == (
@@ -105,9 +105,9 @@ def test_empty_index() -> None:
         ({"comments": (Comment("", "# a"), Comment("", "# b"))}, "differently"),
         ({"comments": (Comment("", "#" + "x" * 8192),)}, "longer"),
         ({"comments": (Comment("", "# \x1b[2J"),)}, "U+001B"),
-        ({"zstd": ZstdFile("../x", "ab" * 64, 1)}, "file[zstd]"),
-        ({"zstd": ZstdFile("x", "AB" * 64, 1)}, "differently"),
-        ({"zstd": ZstdFile("x", "ab" * 64, 0)}, "compressed_size[zstd]"),
+        ({"zstd": FurtherFile("../x", "ab" * 64, 1)}, "file[zstd]"),
+        ({"zstd": FurtherFile("x", "AB" * 64, 1)}, "differently"),
+        ({"zstd": FurtherFile("x", "ab" * 64, 0)}, "compressed_size[zstd]"),
         ({"extra": (ExtraField("a b", None, "x"),)}, "neither"),
         ({"extra": (ExtraField("a", None, "x"), ExtraField("a", None, "y"))}, "twice"),
         ({"extra": (ExtraField("a", None, "x "),)}, "blanks"),
@@ -236,7 +236,7 @@ PLAIN_ENTRIES = st.builds(
     hidden=st.booleans(),
     sig=st.none() | PATHS,
     zstd=st.none()
-    | st.builds(ZstdFile, PATHS, st.from_regex(r"[0-9a-f]{128}", fullmatch=True), st.integers(1, 2**40)),
+    | st.builds(FurtherFile, PATHS, st.from_regex(r"[0-9a-f]{128}", fullmatch=True), st.integers(1, 2**40)),
     extra=st.lists(EXTRAS, unique_by=lambda e: (e.key, e.subkey), max_size=3).map(tuple),
 )
 ENTRIES = st.builds(with_comments, PLAIN_ENTRIES, st.lists(st.none() | COMMENT, max_size=12))

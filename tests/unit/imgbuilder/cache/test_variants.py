@@ -23,7 +23,7 @@ from imgbuilder.errors import DigestMismatchError, FetchError, FileMissingError
 from imgbuilder.events import Event, Notice, Step
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.host.hashing import PIECE, ContentDigest, content_digest
-from imgindex.model import Entry, ZstdFile
+from imgindex.model import Entry, FurtherFile
 
 DISK = (b"boot" + os.urandom(50_000)).ljust(3 << 20, b"\0") + b"end".ljust(512, b"\0")
 
@@ -49,7 +49,7 @@ def offered(source: Path) -> Selection:
     def size(name: str) -> int:
         return (source / name).stat().st_size
 
-    second = ZstdFile("d.zst", sha("d.zst"), size("d.zst"))
+    second = FurtherFile("d.zst", sha("d.zst"), size("d.zst"))
     entry = Entry(
         "tiny", "d.xz", "x86_64", len(DISK), format="raw",
         sha512=sha("d.xz"), compressed_size=size("d.xz"), zstd=second,
@@ -191,7 +191,7 @@ def test_a_disk_whose_bytes_changed_is_unpacked_again(cache: TemplateCache, offe
 def test_verify_looks_at_the_bytes_of_disks(cache: TemplateCache, offered: Selection) -> None:
     """Bytes that changed below the filesystem, so that no time changes."""
     path = cache.get_disk(offered, SourceFetcher())
-    assert cache.verify() == ([], [], 2)
+    assert cache.verify() == ([], [], 2, {})
     record = path.with_name(f"{path.name}.json")
     path.chmod(0o600)
     with path.open("r+b") as file:

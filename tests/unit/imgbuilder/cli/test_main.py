@@ -18,7 +18,7 @@ from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cli import main as cli
 from imgbuilder.cli.options import integer
 from imgbuilder.services import Settings
-from imgindex.model import ExtraField, Note, ZstdFile
+from imgindex.model import ExtraField, FurtherFile, Note
 from tests.fakes.commands import Command
 from tests.fakes.template import Site, TinyAppliances
 
@@ -92,6 +92,31 @@ def test_cache_all_templates_gc_and_verify(site: Site, home: Path, pybuilder: Co
     assert "removed: tiny (template)" in ran.out or "removed: secret (template)" in ran.out
     assert "its limit is 0" in ran.out
     assert not template.exists()
+
+
+def test_cache_verify_repairs(site: Site, home: Path, pybuilder: Command) -> None:
+    assert pybuilder("tiny", "--root-password", "disabled").code == 0
+    (disk,) = (home / "pybuilder" / "disks").glob("*.raw")
+    content = disk.read_bytes()
+
+    def damage() -> None:
+        disk.chmod(0o600)
+        with disk.open("r+b") as file:
+            file.write(b"damaged")
+
+    damage()
+    ran = pybuilder("cache", "verify", "--repair").good()
+    assert ran.out.endswith("files: 2 looked at, 0 damaged and removed, 1 damaged and repaired\n")
+    assert disk.read_bytes() == content
+    assert pybuilder("cache", "verify").code == 0
+    damage()
+    (home / "pybuilder" / "templates" / str(site.entry.sha512)).unlink()
+    (site.folder / "tiny.xz").unlink()
+    ran = pybuilder("cache", "verify", "--repair")
+    assert ran.code == 1
+    assert "tiny (unpacked disk) is not repaired: " in ran.err + ran.out
+    assert ran.out.endswith("1 damaged and not repaired\n")
+    assert pybuilder("tiny", "--root-password", "disabled").code == 1, "a damaged disk is not used"
 
 
 def test_cache_all_templates_goes_on_after_a_failure(site: Site, home: Path, pybuilder: Command) -> None:
@@ -489,10 +514,12 @@ def test_list_sources_may_ask_them(site: Site, home: Path, pybuilder: Command) -
 
 
 def test_the_full_list(site: Site, home: Path, pybuilder: Command, tmp_path: Path) -> None:
-    zstd = ZstdFile("tiny.zst", "ef" * 64, 77)
+    zstd, blocks = FurtherFile("tiny.zst", "ef" * 64, 77), FurtherFile("tiny.blocklist", "ab" * 64, 8)
     extra = (ExtraField("color", None, "blue\nand red"), ExtraField("size", "real", "1"))
     notes = (Note("", "Hi \u202e \N{SNOWMAN}"), Note("de", "Hallo"))
-    wanted = replace(site.entry, aliases=("a", "b"), notes=notes, extra=extra, zstd=zstd, revision=9)
+    wanted = replace(
+        site.entry, aliases=("a", "b"), notes=notes, extra=extra, zstd=zstd, blocks=blocks, revision=9
+    )
     site.sign(wanted, replace(site.entry, os_version="secret", hidden=True))
     folder = home / "pybuilder" / "repos.d"
     (tmp_path / "index").write_text(
@@ -526,6 +553,7 @@ def test_the_full_list(site: Site, home: Path, pybuilder: Command, tmp_path: Pat
         "format": "raw", "url": str(site.folder / "tiny.xz"), "compressed-size": site.entry.compressed_size,
         "sha512": site.entry.sha512, "sha256": None,
         "zstd": {"url": str(site.folder / "tiny.zst"), "compressed-size": 77, "sha512": "ef" * 64},
+        "blocks": {"url": str(site.folder / "tiny.blocklist"), "compressed-size": 8, "sha512": "ab" * 64},
         "expand": "/dev/sda2", "lvexpand": None, "notes": {"": "Hi \u202e \N{SNOWMAN}", "de": "Hallo"},
         "other": {"color": "blue\nand red", "size[real]": "1"},
     }  # fmt: skip

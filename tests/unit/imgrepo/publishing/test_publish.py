@@ -9,7 +9,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -120,15 +120,20 @@ def test_what_was_packed_is_never_packed_again(
 ) -> None:
     for name in "abc":
         repository.add(f"{name}.img", name.encode())
-    real, packed, limit = compress, list[str](), 2
+    packed, limit = list[str](), 2
 
-    def counting(image: SourceImage, *arguments: Any, **options: Any) -> Compressed:
-        if len(packed) == limit:
-            raise KeyboardInterrupt
-        packed.append(image.name)
-        return real(image, *arguments, **options)
+    def counting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(image: SourceImage, *arguments: Any, **options: Any) -> object:
+            if len(packed) == limit:
+                raise KeyboardInterrupt
+            packed.append(image.name)
+            result: object = real(image, *arguments, **options)
+            return result
 
-    monkeypatch.setattr(pack_module, "compress", counting)
+        return counted
+
+    for name in ("compress", "compress_blocks"):
+        monkeypatch.setattr(pack_module, name, counting(getattr(pack_module, name)))
     with pytest.raises(KeyboardInterrupt):
         repository.publish(**ways)
     assert repository.served() is None

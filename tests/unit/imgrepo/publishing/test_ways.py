@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.cache.unpack import unpack
+from imgbuilder.disk.blocks import compare
 from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError, WorkspaceError
 from imgbuilder.events import ignore
+from imgindex.blocklist import parse_blocklist
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgindex.model import Index, Note
 from imgrepo.images.facts import ImageFacts
@@ -46,7 +48,7 @@ def test_zstd_comes_later_without_a_new_revision_and_stays(published: Repository
     first = published.entry("a")
     published.publish(zstd_level=1)
     second = published.entry("a")
-    assert dataclasses.replace(second, zstd=None) == first
+    assert dataclasses.replace(second, zstd=None, blocks=None) == first
     assert second.zstd is not None
     before = published.snapshot()
     published.publish()
@@ -67,6 +69,43 @@ def test_a_zstd_file_that_is_gone_is_made_again(repository: Repository) -> None:
     (repository.web / old.zstd.file).unlink()
     repository.publish(zstd_level=1)
     assert repository.entry("a") == old
+
+
+def test_the_blocks_of_a_zstd_file_are_listed(repository: Repository) -> None:
+    source = repository.add("a.img")
+    repository.publish(zstd_level=1)
+    entry = repository.entry("a")
+    assert entry.zstd is not None
+    assert entry.blocks is not None
+    assert entry.blocks.file == f"a-{entry.blocks.sha512[:16]}.blocklist"
+    data = (repository.web / entry.blocks.file).read_bytes()
+    blocks = parse_blocklist(data, size=entry.size, packed=entry.zstd.compressed_size, where="a")
+    with source.open("rb") as file:
+        assert compare(file.fileno(), blocks) == ([], [])
+    before = repository.snapshot()
+    repository.publish(zstd_level=1)
+    assert repository.snapshot() == before
+    repository.publish(zstd_level=1, blocks=False)
+    assert repository.snapshot() == before, "what is offered stays"
+    (repository.web / entry.blocks.file).unlink()
+    repository.publish(zstd_level=1)
+    assert (repository.web / entry.blocks.file).read_bytes() == data
+    assert repository.entry("a") == entry
+
+
+def test_blocks_may_be_listed_later(repository: Repository) -> None:
+    repository.add("a.img")
+    repository.publish(zstd_level=1, blocks=False)
+    first = repository.entry("a")
+    assert first.zstd is not None
+    assert first.blocks is None
+    repository.publish(zstd_level=1)
+    second = repository.entry("a")
+    assert second.blocks is not None
+    assert (second.file, second.revision) == (first.file, first.revision)
+    repository.add("a.img", b"new")
+    repository.publish()
+    assert repository.entry("a").blocks not in (None, second.blocks)
 
 
 def test_without_compression_the_disk_itself_is_published(repository: Repository) -> None:

@@ -42,7 +42,7 @@ from imgrepo.sharing.upload import (
     upload,
 )
 from imgrepo.webroot import edit
-from imgrepo.webroot.entries import files_of
+from imgrepo.webroot.entries import downloads_of, files_of
 from tests.fakes.catalogues import make_library, make_site
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository
@@ -272,7 +272,8 @@ def test_everything_arrives_and_nothing_twice(published: Repository, remote: Rem
     assert bring(published, remote).sent == ()
     published.add("a.img", b"new")
     published.publish(zstd_level=1)
-    names = {published.entry("a").file, published.entry("a").zstd.file}  # type: ignore[union-attr]
+    names = {file.name for file in downloads_of(published.entry("a"))}
+    assert len(names) == 3
     sent = bring(published, remote).sent
     assert set(sent) == names | {"index", "index.asc"}
     assert index_of(published, remote.files()) == published.read()
@@ -337,7 +338,7 @@ def test_broken_off_at_any_step_what_is_served_is_whole(
 
 def test_old_files_go_after_the_grace_time_and_only_on_request(published: Repository, remote: Remote) -> None:
     bring(published, remote)
-    old = {published.entry("a").file, published.entry("a").zstd.file}  # type: ignore[union-attr]
+    old = {file.name for file in downloads_of(published.entry("a"))}
     remote.write("foreign.xz", b"x")
     published.add("a.img", b"new")
     published.publish(zstd_level=1)
@@ -423,8 +424,7 @@ def test_an_index_of_the_same_size_and_time_is_replaced(published: Repository, d
 def test_a_template_with_a_leaked_secret_is_gone_at_once(published: Repository, daemon: FolderRemote) -> None:
     bring(published, daemon)
     entry = published.entry("b")
-    assert entry.zstd is not None
-    leaked = {entry.file, entry.zstd.file}
+    leaked = {file.name for file in downloads_of(entry)}
     assert leaked <= set(daemon.files())
     words = ["withdraw", str(published.web), "b", "--now", "-K", published.key]
     assert run(words, published.services()) == 0
@@ -613,8 +613,8 @@ def test_the_commands_as_they_are_typed(
     s3 = ["--to", bucket.text, "--endpoint-url", bucket.endpoint]
     assert run([*words, *s3], services) == 0
     out = capsys.readouterr().out
-    assert f"{daemon.text}: 5 files sent" in out
-    assert f"{bucket.text}: 5 files sent" in out
+    assert f"{daemon.text}: 6 files sent" in out
+    assert f"{bucket.text}: 6 files sent" in out
     for remote in (daemon, bucket):
         assert index_of(repository, remote.files()) == repository.read()
     assert run(["upload", str(repository.web), daemon.text], services) == 0

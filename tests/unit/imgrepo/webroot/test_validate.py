@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imgindex.model import Entry, Index, ZstdFile
+from imgindex.model import Entry, FurtherFile, Index
 from imgindex.signer import GpgSigner
 from imgindex.write import write_index
 from imgrepo.cli.main import run
@@ -127,7 +127,7 @@ def test_a_qcow2_with_a_backing_file(web: Web) -> None:
 
 def test_files_that_are_missing_or_other_ones(web: Web) -> None:
     data = (web.folder / "d.xz").read_bytes()
-    zstd = ZstdFile("d.zst", hashlib.sha512(b"zstd").hexdigest(), 4)
+    zstd = FurtherFile("d.zst", hashlib.sha512(b"zstd").hexdigest(), 4)
     web.put(dataclasses.replace(web.entry, zstd=zstd, sig="d.sig"))
     assert len(web.problems()) == 2
     (web.folder / "d.zst").write_bytes(b"zstd")
@@ -146,11 +146,11 @@ def test_files_that_are_missing_or_other_ones(web: Web) -> None:
     assert "Is a directory" in web.problems()[0]
 
 
-def zstd_file(web: Web, data: bytes) -> ZstdFile:
+def zstd_file(web: Web, data: bytes) -> FurtherFile:
     """Write a second file for the template."""
     packed = subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
     (web.folder / "d.zst").write_bytes(packed)
-    return ZstdFile("d.zst", hashlib.sha512(packed).hexdigest(), len(packed))
+    return FurtherFile("d.zst", hashlib.sha512(packed).hexdigest(), len(packed))
 
 
 def test_a_second_file_is_unpacked_and_compared(web: Web) -> None:
