@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import click
@@ -41,10 +42,12 @@ from imgrepo.sharing.upload import Target, UploadPlace, UploadRequest, read_plac
 @pass_publisher
 def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) -> None:
     """Serve the folder."""
+    writing = threading.Lock()
 
     def on_request(line: str) -> None:
-        if not publisher.reporter.quiet:
-            click.echo(printable(line), err=True)
+        with writing:
+            if not publisher.reporter.quiet:
+                click.echo(printable(line), err=True)
 
     with PublishedFolderServer(webroot, (bind, port), on_request) as server:
         host = f"[{bind}]" if ":" in bind else bind
@@ -54,6 +57,8 @@ def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) 
         except Interrupted as stop:
             stop.quiet = True
             raise
+        finally:
+            writing.acquire()  # a thread that writes while the interpreter ends would abort it
 
 
 endpoint_option = click.option(
