@@ -257,21 +257,23 @@ def _has_large_sectors(image: Path, image_format: DiskFormat, table: PartitionTa
     """Tell whether an MBR counts in sectors of 4096 bytes.
 
     It has no field for that: only the content at the start of the partitions shows it.
+    The content of one partition may lie where another one would begin with the other size; so the size that
+    explains the content of more partitions is right, and the usual one if both explain the same number.
     """
     total = virtual_size(image, image_format)
-    for part in table.partitions:
-        for size in (SECTOR, _LARGE_SECTOR):
-            place = part.start * size
-            if part.end * size > total:
-                continue
-            if part.is_container:
-                record = diskimage.read_range(image, image_format, place, SECTOR)
-                found = record[-2:] == b"\x55\xaa"
-            else:
-                found = magic.content_at(image, image_format, place, part.end * size) is not None
-            if found:
-                return size == _LARGE_SECTOR
-    return False
+
+    def explains(part: Partition, size: int) -> bool:
+        place = part.start * size
+        if part.end * size > total:
+            return False
+        if part.is_container:
+            return diskimage.read_range(image, image_format, place, SECTOR)[-2:] == b"\x55\xaa"
+        return magic.content_at(image, image_format, place, part.end * size) is not None
+
+    usual, large = (
+        sum(explains(part, size) for part in table.partitions) for size in (SECTOR, _LARGE_SECTOR)
+    )
+    return large > usual
 
 
 def _run(

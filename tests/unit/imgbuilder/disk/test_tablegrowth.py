@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.disk import diskimage, partition, tablegrowth
@@ -282,7 +282,7 @@ def layouts(draw: st.DrawFn) -> tuple[str, int, str, int]:
     lines, place = [f"label: {label}"], unit
     for number in numbers:
         place += draw(st.integers(0, 3)) * unit
-        size = draw(st.integers(1, 4 * unit))
+        size = draw(st.integers(4096 // sector, 4 * unit))  # with room for the content of the test
         kind = draw(st.sampled_from(["L", "S", "U"] if label == "gpt" else ["83", "8e"]))
         lines.append(f"{number} : start={place}, size={size}, type={kind}")
         place = -(-(place + size) // unit) * unit
@@ -291,6 +291,12 @@ def layouts(draw: st.DrawFn) -> tuple[str, int, str, int]:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@example(
+    # The second one begins where the first one would, if the sectors were large.
+    ("dos", 512, "label: dos\n1 : start=2048, size=6145, type=83\n2 : start=16384, size=8, type=83\n", 2),
+    19763,
+    DiskFormat.RAW,
+)
 @given(layouts(), st.integers(64 * MIB // 4096 + 1, 400 * MIB // 4096), st.sampled_from(list(DiskFormat)))
 def test_any_layout_grows_at_its_end_only(
     layout: tuple[str, int, str, int], sectors: int, kind: DiskFormat
