@@ -29,6 +29,7 @@ from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.host.hashing import content_digest
+from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.host.locks import try_shared
 from imgbuilder.host.workspace import is_full
 from imgindex.files import open_file, publish, temporary_file
@@ -170,6 +171,9 @@ class Disks:
                 os.fchmod(target, 0o400)
                 publish(target, part, final)
                 write_record(final, target, {**about(selection), "content": content_digest(target)})
+            except Interrupted as error:
+                error.hint = "run the command again: the blocks that are here are not fetched again"
+                raise
             finally:
                 if not keep or is_full(part.parent, sys.exception()):
                     remove_file(part)

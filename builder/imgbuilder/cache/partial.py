@@ -120,5 +120,7 @@ def open_partial(path: Path) -> int:
             raise WorkspaceError(f"{path} is a folder", hint=f"look at it, then remove {path}")
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
             remove_file(path)
+        elif not status.st_mode & stat.S_IWUSR:  # a run was killed when it was about to get its name
+            path.chmod(0o600)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return os.open(path, flags, 0o600)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from imgbuilder.cache.partial import partial_file
+from imgbuilder.cache.partial import open_partial, partial_file
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
@@ -177,6 +177,16 @@ def test_kept_after_sigkill(cache: TemplateCache) -> None:
 
 
 @pytest.mark.row("D10")
+def test_a_file_that_was_about_to_get_its_name_can_be_opened(tmp_path: Path) -> None:
+    """Its mode is that of a finished file by then, and a killed run leaves it so."""
+    path = tmp_path / "part"
+    path.write_bytes(b"x")
+    path.chmod(0o400)
+    os.close(open_partial(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == b"x"
+
+
 def test_all_of_it_instead_of_the_rest(cache: TemplateCache) -> None:
     with FaultServer([answer(BODY, 'ETag: "v1"')]) as server:
         seed(cache, server, b"x" * HALF)
