@@ -78,7 +78,7 @@ def test_the_console_is_here_and_a_port_is_forwarded(configured: Person) -> None
     port = free_port()
     with running(configured, "--forward", f"{port}:22") as terminal:
         password = terminal.wait_for(r"log in as root with the password (\w+)", 300)[1]
-        assert f"tcp port {port} of this machine is port 22 of the guest" in terminal.text
+        terminal.wait_for(f"tcp port {port} of this machine is port 22 of the guest", 20)
         assert terminal.wait_for(r"Log in as root with the password (\w+)", BOOT)[1] == password
         terminal.wait_for("runner login: ", 120)
         terminal.type("root\r")
