@@ -77,9 +77,9 @@ def greeting(port: int, limit: float) -> bytes:
 def test_the_console_is_here_and_a_port_is_forwarded(configured: Person) -> None:
     port = free_port()
     with running(configured, "--forward", f"{port}:22") as terminal:
-        password = terminal.wait_for(r"log in as root with the password (\w+)", 300)[1]
+        password = terminal.wait_for(r"log in as root with the password (\w+)\s", 300)[1]
         terminal.wait_for(f"tcp port {port} of this machine is port 22 of the guest", 20)
-        assert terminal.wait_for(r"Log in as root with the password (\w+)", BOOT)[1] == password
+        assert terminal.wait_for(r"Log in as root with the password (\w+)\s", BOOT)[1] == password
         terminal.wait_for("runner login: ", 120)
         terminal.type("root\r")
         terminal.wait_for("Password: ", 120)
@@ -90,12 +90,12 @@ def test_the_console_is_here_and_a_port_is_forwarded(configured: Person) -> None
         terminal.type("\x03")  # is for the guest
         terminal.wait_for("root@runner:~# ", 60)
         terminal.type("echo $((6 * 7)) $(stat -c %s left)\r")
-        terminal.wait_for("\n42 0\r", 60)
+        terminal.wait_for(r"[\r\n]42 0\r", 60)
         assert greeting(port, BOOT) == b"SSH-2.0-"
         terminal.type("\x01x")
         assert terminal.wait(60) == 0
     with running(configured, "--forward", f"{port}:22") as terminal:
-        again = terminal.wait_for(r"log in as root with the password (\w+)", 120)[1]
+        again = terminal.wait_for(r"log in as root with the password (\w+)\s", 120)[1]
         assert again == password, "it was not built again"
         assert "Setting the hostname" not in terminal.text
         os.kill(terminal.process.pid, 15)
@@ -108,7 +108,7 @@ def test_root_is_logged_in_by_ssh_and_the_session_ends_the_machine(configured: P
         terminal.wait_for("Waiting for the SSH server of the guest", 300)
         terminal.wait_for("root@runner:~# ", BOOT)
         terminal.type("echo $((6 * 7)); cat left\r")
-        terminal.wait_for("\n42\r", 60)
+        terminal.wait_for(r"[\r\n]42\r", 60)
         terminal.wait_for("cat: left: No such file", 60)
         terminal.type("exit 3\r")
         assert terminal.wait(60) == 3
