@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import hashlib
 import os
 import struct
@@ -161,10 +162,15 @@ def _zeros(count: int, level: int, block_size: int) -> Iterator[_Packed]:
     """Yield frames of zeros."""
     while count > 0:
         length = min(count, _ZERO_RUN)
-        packing = _compressor(level, block_size).compressobj(size=length)
-        pieces = [packing.compress(bytes(min(1 << 20, length - at))) for at in range(0, length, 1 << 20)]
-        yield _Packed(b"".join([*pieces, packing.flush()]), length, None)
+        yield _Packed(_zero_frame(length, level, block_size), length, None)
         count -= length
+
+
+@functools.cache
+def _zero_frame(length: int, level: int, block_size: int) -> bytes:
+    packing = _compressor(level, block_size).compressobj(size=length)
+    pieces = [packing.compress(bytes(min(1 << 20, length - at))) for at in range(0, length, 1 << 20)]
+    return b"".join([*pieces, packing.flush()])
 
 
 def _compressor(level: int, block_size: int) -> zstandard.ZstdCompressor:

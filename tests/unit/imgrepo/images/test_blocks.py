@@ -95,10 +95,10 @@ def test_zeros_take_next_to_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.raw"
     with path.open("wb") as file:
         file.write(b"boot")
-        file.truncate(3 << 30)
+        file.truncate(300 << 20)
     image = SourceImage(path, "a", DiskFormat.RAW, Fingerprint.of(path.stat()))
     made, blocks = pack(image)
-    assert made.size < 1 << 20
+    assert made.size < 1 << 16
     assert len(blocks) == 1
 
 
