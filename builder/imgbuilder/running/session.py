@@ -28,6 +28,7 @@ from imgbuilder.errors import ApplianceError, GuestError, ToolError
 from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.host import arch, paths, process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.locks import exclusive
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.text import printable
 from imgbuilder.host.workspace import explaining
@@ -113,16 +114,15 @@ def log_in(machine: Machine, key: Path, on_event: Reporter, *, write: bool) -> i
 def run_key_file() -> Path:
     """Return the private key for this user's guests, made at the first use, with its public one."""
     path = paths.state_dir() / "run" / "id_ed25519"
-    if not path.exists():
-        make_folder(path.parent)
-        with private_folder(path.parent) as folder:
-            new = folder / path.name
-            process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "pybuilder run", "-f", new])
-            with explaining(path):
-                # Last, since it marks both as complete; another process may have made a pair meanwhile.
-                if not path.exists():
-                    new.with_suffix(".pub").replace(path.with_suffix(".pub"))
-                    new.replace(path)
+    make_folder(path.parent)
+    with explaining(path), exclusive(path.parent / "lock", "is making the key for logging in"):
+        if not path.exists():
+            with private_folder(path.parent) as folder:
+                new = folder / path.name
+                process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "pybuilder run", "-f", new])
+                # The private key last, since it marks both as complete.
+                new.with_suffix(".pub").replace(path.with_suffix(".pub"))
+                new.replace(path)
     return path
 
 

@@ -117,6 +117,19 @@ PidFile none
 """
 
 
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH's client is not installed")
+def test_first_runs_at_once_make_one_pair_of_keys(tmp_path: Path) -> None:
+    program = "from imgbuilder.running.session import run_key_file; print(run_key_file())"
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    words = [sys.executable, "-c", program]
+    makers = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    (key,) = {maker.communicate()[0].strip() for maker in makers}
+    assert {maker.returncode for maker in makers} == {0}
+    public = subprocess.run(["ssh-keygen", "-y", "-f", key], check=True, capture_output=True, text=True)
+    assert Path(f"{key}.pub").read_text().startswith(public.stdout.strip())
+    assert {path.name for path in Path(key).parent.iterdir()} == {"id_ed25519", "id_ed25519.pub", "lock"}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be logged in as root")
 @pytest.mark.skipif(not Path("/run/sshd").is_dir(), reason="OpenSSH's server is not installed")
 def test_a_real_ssh_logs_in_at_a_real_server(tmp_path: Path, programs: Programs) -> None:
