@@ -56,7 +56,7 @@ ONLY_IN = {
 
 PUBLISHER_MAY_USE = {
     "appliance", "building.target", "cache.partial", "cache.unpack", "cli.entry", "cli.getopt", "cli.program",
-    "customize", "disk",
+    "cache.supply", "customize", "disk",
     "errors", "events", "fetch", "guests", "host", "machine", "sizes", "terminal",
 }  # fmt: skip
 """Rooms of imgbuilder that imgrepo may import: lower rooms, and modules that move bytes (ADR 0032)."""

@@ -111,7 +111,8 @@ def upload_command(
     help="Copy the repository at SOURCE to DIRECTORY, or bring the copy up to date: same files, same "
     "signature.\n\n"
     "SOURCE is the URL or path of an index.asc, or of its folder. Clients trust the copy like the "
-    "original, because they check the publisher's signature.",
+    "original, because they check the publisher's signature. Of a new revision's zstd file, only the frames "
+    "that the former one has not are fetched.",
     epilog=examples("pybuilder-repo mirror https://images.example.org/ copy --key example.gpg"),
 )
 @click.argument("source")

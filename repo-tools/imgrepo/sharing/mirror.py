@@ -2,7 +2,8 @@
 
 Nothing is signed again, so that clients trust the publisher and not the mirror.
 The index comes last, by one rename, when every file that it names is here and
-has its digest. An interrupted download is continued by the next run.
+has its digest. An interrupted download is continued by the next run. A new
+revision of a zstd file is made of the former one, as far as it goes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,11 +29,12 @@ from imgindex.accept import AcceptPolicy, accept, show
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.files import open_file, sync_folder
 from imgindex.gpg import trusted_keys_from_file
-from imgindex.model import Index
+from imgindex.model import Entry, Index
 from imgindex.parse import parse_usable
 from imgindex.trust import TrustedKeys, VerifiedText
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
+from imgrepo.sharing.frames import fetch_frames, former_revision, read_revision
 from imgrepo.webroot.entries import NamedFile, downloads_of
 from imgrepo.webroot.retired import GRACE, retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
@@ -89,17 +92,18 @@ def mirror(request: MirrorRequest, services: Services, on_event: Reporter) -> Mi
                 hint="try again later; if it persists, tell the publisher",
             )
         _check_space(request.folder, index)
-        fetched = [
-            file.name for file in _files(index) if _download(request, file, services.fetcher, on_event)
-        ]
+        before = Index() if old is None else parse_usable(old, where=str(request.folder))
+        copying = _Copying(request, before, services.fetcher, on_event)
+        fetched = [file.name for entry, file in _files(index) if copying.bring(entry, file)]
         with open_file(request.key_file) as key:
             files = {PUBLIC_KEY: key.read(), PLAIN_INDEX: signed.text.encode(), SIGNED_INDEX: data}
         session.write(files)
-        before = index if old is None else parse_usable(old, where=str(request.folder))
+        with contextlib.suppress(OSError):
+            shutil.rmtree(request.folder / _PARTIAL)  # of revisions that were never fetched whole
         retire(
             served_files(request.folder, on_event),
             index,
-            before,
+            index if old is None else before,
             now=services.clock(),
             on_event=on_event,
             grace=request.grace if request.prune else None,
@@ -138,49 +142,84 @@ def _old_index(request: MirrorRequest, trusted: TrustedKeys, services: Services)
     return services.verifier.verify(data, tolerant, where=str(path))
 
 
-def _files(index: Index) -> Iterator[NamedFile]:
+def _files(index: Index) -> Iterator[tuple[Entry, NamedFile]]:
+    """Yield the files of all entries; a zstd file comes after the list of its blocks."""
     seen: dict[str, str | None] = {}
     for entry in index.entries:
-        for file in downloads_of(entry):
+        for file in sorted(downloads_of(entry), key=lambda file: file.name.endswith(".zst")):
             if seen.setdefault(file.name, file.sha512) != file.sha512:
                 raise DigestMismatchError(f"the index names {file.name} twice, with two digests")
-            yield file
+            yield entry, file
 
 
-def _download(request: MirrorRequest, file: NamedFile, fetcher: Fetcher, on_event: Reporter) -> bool:
-    """Download a file unless it is here already; return whether it is new."""
-    assert file.sha512 is not None  # the parser asks for it in a signed text
-    place = request.folder / file.name
-    hidden = any(part.startswith(".") for part in PurePosixPath(file.name).parts)
-    if hidden or file.name in (SIGNED_INDEX, PLAIN_INDEX, PUBLIC_KEY):
-        raise RepositoryError(f"the index names {file.name} as a template, which is not copied")
-    if _is_here(place, file):
-        return False
-    imagelocks.refuse_if_in_use(place, changing=True)
-    url = template_url(request.index_url, file.name)
-    with verified_download(
-        url,
-        request.folder / _PARTIAL,
-        file.sha512,
-        lambda part: part.sha512() == file.sha512,
-        fetcher,
-        on_event,
-        limit=file.size or MAX_DISK_SIZE,
-        expected=file.size,
-        blame="is not the file that the index names: if that persists, tell the publisher",
-    ) as part:
+@dataclass(frozen=True)
+class _Copying:
+    """Brings the files of a new index into a copy; ``before`` is the index that it has."""
+
+    request: MirrorRequest
+    before: Index
+    fetcher: Fetcher
+    on_event: Reporter
+
+    def bring(self, entry: Entry, file: NamedFile) -> bool:
+        """Get a file unless it is here already; return whether it is new."""
+        assert file.sha512 is not None  # the parser asks for it in a signed text
+        place = self.request.folder / file.name
+        hidden = any(part.startswith(".") for part in PurePosixPath(file.name).parts)
+        if hidden or file.name in (SIGNED_INDEX, PLAIN_INDEX, PUBLIC_KEY):
+            raise RepositoryError(f"the index names {file.name} as a template, which is not copied")
+        if _is_here(place, file):
+            return False
         imagelocks.refuse_if_in_use(place, changing=True)
-        with explaining(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            part.path.replace(place)
-            sync_folder(place.parent)
-    return True
+        if not self._from_frames(entry, file, place):
+            self._download(file, place)
+        return True
+
+    def _from_frames(self, entry: Entry, file: NamedFile, place: Path) -> bool:
+        """Make a zstd file of the former one, and fetch only what is new; False if that cannot be done."""
+        folder, url = self.request.folder, template_url(self.request.index_url, file.name)
+        new, old = read_revision(folder, entry), former_revision(folder, entry, self.before)
+        if new is None or old is None or new.path != place or local_path(url) is not None:
+            return False
+        part = folder / _PARTIAL / f"{file.sha512}.frames"
+        with explaining(part):
+            part.parent.mkdir(mode=0o700, exist_ok=True)
+        if fetch_frames(url, new.blocks, old, part, self.fetcher, self.on_event):
+            if hash_file(part, on_event=self.on_event, label=f"checking {file.name}") == file.sha512:
+                _put_in_place(part, place)
+                return True
+            warn(self.on_event, f"{Address(url)}: the new frames do not make the file that the index names")
+        part.unlink(missing_ok=True)
+        return False
+
+    def _download(self, file: NamedFile, place: Path) -> None:
+        with verified_download(
+            template_url(self.request.index_url, file.name),
+            self.request.folder / _PARTIAL,
+            str(file.sha512),
+            lambda part: part.sha512() == file.sha512,
+            self.fetcher,
+            self.on_event,
+            limit=file.size or MAX_DISK_SIZE,
+            expected=file.size,
+            blame="is not the file that the index names: if that persists, tell the publisher",
+        ) as part:
+            _put_in_place(part.path, place)
+
+
+def _put_in_place(part: Path, place: Path) -> None:
+    """Give a complete file its name."""
+    imagelocks.refuse_if_in_use(place, changing=True)
+    with explaining(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(place)
+        sync_folder(place.parent)
 
 
 def _check_space(folder: Path, index: Index) -> None:
     """Check that missing files of known size fit on the disk, before anything is downloaded."""
     needed = 0
-    for file in dict.fromkeys(_files(index)):
+    for file in dict.fromkeys(file for _entry, file in _files(index)):
         with contextlib.suppress(OSError):
             if (folder / file.name).stat().st_size == file.size:
                 continue  # its digest is checked later
