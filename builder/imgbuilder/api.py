@@ -36,6 +36,7 @@ from imgbuilder.customize.ops.scripts import (
     Run,
     RunCommand,
 )
+from imgbuilder.customize.ops.staticip import StaticIp
 from imgbuilder.customize.ops.system import (
     Hostname,
     NoSelinuxRelabel,
@@ -75,9 +76,9 @@ __all__ = [
     "OutputFormat", "PackageCache", "Password", "PasswordCrypto", "PasswordSelector", "Progress",
     "ProgressEnd", "PybuilderError", "Recipe", "Reporter", "RootPassword", "Run", "RunCommand", "Scrub",
     "Secret", "SelinuxRelabel", "SelinuxRelabelExclude", "Services", "Settings", "Severity", "SshInject",
-    "Step", "Sysprep", "TarIn", "Timezone", "Touch", "Truncate", "TruncateRecursive", "TrustError",
-    "Uninstall", "Update", "Upload", "UsageError", "User", "WorkspaceError", "Write", "parse_key",
-    "parse_selector", "parse_size", "read_recipe", "recipe_text", "summary",
+    "StaticIp", "Step", "Sysprep", "TarIn", "Timezone", "Touch", "Truncate", "TruncateRecursive",
+    "TrustError", "Uninstall", "Update", "Upload", "UsageError", "User", "WorkspaceError", "Write",
+    "parse_key", "parse_selector", "parse_size", "read_recipe", "recipe_text", "summary",
 ]  # fmt: skip
 """The names of the interface: ``imgbuilder`` offers them and docs/api.md lists them."""
 

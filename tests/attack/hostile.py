@@ -182,7 +182,8 @@ OPERATIONS = [
     ("firstboot-install", "bash"), ("hostname", "new"), ("install", "bash"), ("link", "/etc/hosts:/etc/one"),
     ("mkdir", "/srv/new"), ("password", "ann:password:secret"), ("root-password", "password:secret"),
     ("run-command", "false"), ("ssh-inject", f"ann:string:{KEY}"), ("ssh-inject", f"root:string:{KEY}"),
-    ("sysprep", "all"), ("timezone", "Europe/Berlin"), ("touch", "/etc/new"), ("truncate", "/etc/hosts"),
+    ("static-ip", "192.0.2.1/24"), ("sysprep", "all"), ("timezone", "Europe/Berlin"),
+    ("touch", "/etc/new"), ("truncate", "/etc/hosts"),
     ("uninstall", "bash"), ("update", ""), ("user", "bob"), ("write", "/etc/new:text"),
     ("selinux-relabel", ""), ("mirror", "http://mirror.example.org"),
 ]  # fmt: skip
@@ -193,6 +194,7 @@ def hostile(name: str) -> FakeGuest:
     """Return a guest of the table, or a friendly one."""
     guest = debian_guest()
     guest.add("/usr/bin/sh", ELF_X86_64, mode=0o755)
+    guest.add("/etc/systemd/system/multi-user.target.wants/systemd-networkd.service")
     guest.add(STATUS, _PACKAGE.format(1))
     guest.add(LOG, "said\n")
     guest.add("/etc/group", "root:x:0:\nann:x:1001:\n")

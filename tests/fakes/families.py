@@ -8,25 +8,34 @@ from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 
 _SYSTEMD = "/etc/systemd/system/"
+_ENABLED = f"{_SYSTEMD}multi-user.target.wants/"
+_NETWORKD, _MANAGER = f"{_ENABLED}systemd-networkd.service", f"{_ENABLED}NetworkManager.service"
+_IFUPDOWN = "/sbin/ifup /etc/network/interfaces"
 _OPENRC = "/etc/runlevels/default/ /sbin/openrc-run /etc/init.d/"
 KINDS = {
-    "Debian 11-13": ("ID=debian\nVERSION_ID=12", f"/usr/bin/apt-get {_SYSTEMD} /etc/init.d/"),
-    "Debian, Devuan without systemd": ("ID=devuan\nID_LIKE=debian", "/usr/bin/apt-get /etc/init.d/"),
-    "Ubuntu": ("ID=ubuntu\nID_LIKE=debian\nVERSION_ID=24.04", f"/usr/bin/apt-get {_SYSTEMD} /etc/init.d/"),
-    "Fedora with dnf5": ("ID=fedora\nVERSION_ID=42", f"/usr/bin/dnf5 {_SYSTEMD} /etc/rc.d/"),
+    "Debian 11-13": ("ID=debian\nVERSION_ID=12", f"/usr/bin/apt-get {_SYSTEMD} /etc/init.d/ {_IFUPDOWN}"),
+    "Debian, Devuan without systemd": (
+        "ID=devuan\nID_LIKE=debian",
+        f"/usr/bin/apt-get /etc/init.d/ {_IFUPDOWN}",
+    ),
+    "Ubuntu": (
+        "ID=ubuntu\nID_LIKE=debian\nVERSION_ID=24.04",
+        f"/usr/bin/apt-get {_SYSTEMD} /etc/init.d/ /usr/sbin/netplan",
+    ),
+    "Fedora with dnf5": ("ID=fedora\nVERSION_ID=42", f"/usr/bin/dnf5 {_SYSTEMD} /etc/rc.d/ {_MANAGER}"),
     "RHEL, Rocky, Alma 8-10": (
         "ID=rocky\nID_LIKE=rhel\nVERSION_ID=9.4",
-        f"/usr/bin/dnf {_SYSTEMD} /etc/rc.d/",
+        f"/usr/bin/dnf {_SYSTEMD} /etc/rc.d/ {_MANAGER}",
     ),
-    "RHEL with microdnf": ("ID=rhel\nVERSION_ID=9.4", f"/usr/bin/microdnf {_SYSTEMD}"),
-    "CentOS, RHEL 7": ("ID=centos\nVERSION_ID=7", f"/usr/bin/yum {_SYSTEMD} /etc/rc.d/"),
+    "RHEL with microdnf": ("ID=rhel\nVERSION_ID=9.4", f"/usr/bin/microdnf {_SYSTEMD} {_MANAGER}"),
+    "CentOS, RHEL 7": ("ID=centos\nVERSION_ID=7", f"/usr/bin/yum {_SYSTEMD} /etc/rc.d/ {_MANAGER}"),
     "CentOS, RHEL 5-6": ("", "/usr/bin/yum /etc/rc.d/ /etc/redhat-release /etc/sysconfig/network"),
     "openSUSE, SLES 12-15": ("ID=sles\nID_LIKE=suse\nVERSION_ID=15.5", f"/usr/bin/zypper {_SYSTEMD}"),
     "SLES 11": ("", "/usr/bin/zypper /etc/init.d/ /etc/SuSE-release /etc/HOSTNAME"),
-    "Arch": ("ID=arch", f"/usr/bin/pacman {_SYSTEMD}"),
-    "Alpine": ("ID=alpine\nVERSION_ID=3.23", f"/sbin/apk {_OPENRC}"),
+    "Arch": ("ID=arch", f"/usr/bin/pacman {_SYSTEMD} {_NETWORKD}"),
+    "Alpine": ("ID=alpine\nVERSION_ID=3.23", f"/sbin/apk {_OPENRC} {_IFUPDOWN}"),
     "Void": ("ID=void", "/usr/bin/xbps-install /etc/runit/runsvdir/default/"),
-    "Photon, Azure Linux": ("ID=photon\nVERSION_ID=5.0", f"/usr/bin/tdnf {_SYSTEMD}"),
+    "Photon, Azure Linux": ("ID=photon\nVERSION_ID=5.0", f"/usr/bin/tdnf {_SYSTEMD} {_NETWORKD}"),
     "Mageia": ("ID=mageia\nVERSION_ID=9", f"/usr/sbin/urpmi {_SYSTEMD}"),
     "Gentoo": ("ID=gentoo", f"/usr/bin/emerge {_OPENRC}"),
     "NixOS": ("ID=nixos", "/etc/nixos/configuration.nix"),

@@ -96,6 +96,7 @@ def web_image(configured: Person, key: Path) -> tuple[Path, str]:
         "pybuilder", "debian-12", "-o", image, "--size", "4G",
         "--hostname", "web.example.org",
         "--timezone", "Europe/Berlin",
+        "--static-ip", "10.0.2.15/24,gateway=10.0.2.2,dns=10.0.2.3",
         "--install", "nginx-light",
         "--upload", f"{home / 'page.html'}:/var/www/html/index.html",
         "--chmod", "644:/var/www/html/index.html",
@@ -223,6 +224,7 @@ def test_image_boots_and_serves(configured: Person, web_image: tuple[Path, str],
         ]
         options += ["-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "ConnectTimeout=60"]
         asked = "hostname; df --output=size -B1 / | tail -1; systemctl is-system-running; ls /etc/ssh/*_key"
+        asked += "; ip -4 -o address show scope global; cat /proc/net/route; resolvectl dns"
         end = time.monotonic() + 180
         while True:  # sshd makes its host keys first, which takes a while under emulation
             answer = configured.run("ssh", *options, "root@127.0.0.1", asked, timeout=180, check=False)
@@ -235,6 +237,9 @@ def test_image_boots_and_serves(configured: Person, web_image: tuple[Path, str],
         assert int(lines[1]) > 3.5 * 1024**3
         assert lines[2] in {"running", "starting"}, answer.stdout
         assert "/etc/ssh/ssh_host_ed25519_key" in lines
+        assert re.search(r" 10\.0\.2\.15/24 (?!.*dynamic)", answer.stdout), "not by DHCP"
+        assert re.search(r"\t00000000\t0202000A\t", answer.stdout), "the gateway 10.0.2.2"
+        assert "10.0.2.3" in answer.stdout, answer.stdout
         configured.run("ssh", *options, "root@127.0.0.1", "poweroff", timeout=180, check=False)
         machine.wait(300)
     printed = configured.run("pybuilder", "-q", "firstboot-log", image, "--format", "raw", check=False)

@@ -71,6 +71,15 @@ class Init(enum.Enum):
     RUNIT = "runit"
 
 
+class NetworkProgram(enum.Enum):
+    """The known programs that set up a system's network."""
+
+    NETPLAN = "netplan"
+    NETWORK_MANAGER = "NetworkManager"
+    NETWORKD = "systemd-networkd"
+    IFUPDOWN = "ifupdown"
+
+
 _FAMILIES = {
     Family.DEBIAN: "debian ubuntu kali linuxmint raspbian devuan pureos",
     Family.FEDORA: "fedora",
@@ -128,6 +137,19 @@ _FIRST_CHOICE = {
 
 _OPENRC = ("/sbin/openrc-run", "/usr/bin/openrc-run", "/usr/sbin/openrc-run")
 _RUNIT = "/etc/runit/runsvdir/default"
+_ENABLED = "/etc/systemd/system/multi-user.target.wants"
+_NETWORK_SIGNS = {
+    NetworkProgram.NETPLAN: ("/usr/sbin/netplan", "/usr/bin/netplan"),
+    NetworkProgram.NETWORK_MANAGER: (
+        f"{_ENABLED}/NetworkManager.service",
+        "/etc/runlevels/default/networkmanager",
+    ),
+    NetworkProgram.NETWORKD: (f"{_ENABLED}/systemd-networkd.service",),
+    NetworkProgram.IFUPDOWN: ("/usr/sbin/ifup", "/sbin/ifup"),
+}
+"""Files or links that show that the program is used, the first program first: some build on later ones."""
+_OTHER_IFUP = (Family.OPENWRT, Family.SUSE)
+"""Their ifup is a different program."""
 _SYSV = {
     Family.DEBIAN: "/etc/init.d",
     Family.FEDORA: "/etc/rc.d",
@@ -152,6 +174,8 @@ class GuestFacts:
     system: System = System.LINUX
     inits: tuple[Init, ...] = ()
     """The programs that may start its services; a guest may have the files of several."""
+    network: NetworkProgram | None = None
+    """The program that sets up its network."""
 
 
 def read_facts(guest: Guest) -> GuestFacts:
@@ -171,6 +195,7 @@ def read_facts(guest: Guest) -> GuestFacts:
         product_name=without_controls(one_line(name, _LONGEST_NAME)),
         system=_system(guest, distro),
         inits=_inits(guest, family),
+        network=_network(guest, family),
     )
 
 
@@ -192,6 +217,15 @@ def _inits(guest: Guest, family: Family) -> tuple[Init, ...]:
         Init.RUNIT: guest.is_dir(_RUNIT),
     }
     return tuple(init for init, present in found.items() if present)
+
+
+def _network(guest: Guest, family: Family) -> NetworkProgram | None:
+    for program in NetworkProgram:
+        if program is NetworkProgram.IFUPDOWN and (family in _OTHER_IFUP or not guest.is_dir("/etc/network")):
+            continue
+        if any(guest.exists(path) or guest.is_symlink(path) for path in _NETWORK_SIGNS[program]):
+            return program
+    return None
 
 
 def _version(text: str) -> tuple[int, int]:

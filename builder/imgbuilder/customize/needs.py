@@ -21,6 +21,7 @@ class Need(enum.Enum):
     FIRST_BOOT = "an init system that can start scripts"
     HOSTNAME = "a file that holds the hostname"
     TIMEZONE = "a link that chooses the time zone"
+    NETWORK = "a known program that sets up its network"
     ACCOUNTS = "accounts that useradd or adduser adds"
 
 
@@ -77,6 +78,15 @@ def _timezone(facts: GuestFacts) -> Answer:
     )
 
 
+def _network(facts: GuestFacts) -> Answer:
+    if facts.network is not None:
+        return None
+    return (
+        f"no known program that sets up the network was found in the guest ({facts.product_name})",
+        "netplan, NetworkManager, systemd-networkd and ifupdown are known; for others use --upload",
+    )
+
+
 def _met(_facts: GuestFacts) -> Answer:
     return None
 
@@ -87,6 +97,7 @@ _ANSWERS: dict[Need, Callable[[GuestFacts], Answer]] = {
     Need.FIRST_BOOT: _first_boot,
     Need.HOSTNAME: _met,
     Need.TIMEZONE: _timezone,
+    Need.NETWORK: _network,
     Need.ACCOUNTS: _met,
 }
 

@@ -32,6 +32,7 @@ _MODULES = (
     "accounts",
     "packages",
     "system",
+    "staticip",
     "scripts",
     "identity",
     "buildoptions",

@@ -65,6 +65,15 @@ def _has_hostname(guest: FakeGuest) -> bool:
     return any(_has(path, "new-name")(guest) for path in places)
 
 
+def _has_address(guest: FakeGuest) -> bool:
+    places = (
+        "/etc/netplan/00-pybuilder.yaml", "/etc/network/interfaces",
+        "/etc/NetworkManager/system-connections/pybuilder.nmconnection",
+        "/etc/systemd/network/00-pybuilder.network",
+    )  # fmt: skip
+    return any(_has(path, "192.0.2.11/24")(guest) for path in places)
+
+
 def _has_key(guest: FakeGuest) -> bool:
     # OpenWrt's ssh server reads root's keys elsewhere.
     place = "/etc/dropbear" if guest.exists("/etc/dropbear") else "/root/.ssh"
@@ -121,6 +130,7 @@ COLUMNS: dict[str, dict[str, Trial]] = {
     "time zone": {
         "timezone": Trial("Europe/Berlin", lambda guest: guest.is_symlink("/etc/localtime"))
     },
+    "fixed address": {"static-ip": Trial("192.0.2.11/24,gateway=192.0.2.1", _has_address)},
     "passwords": {
         "root-password": Trial("password:x", _has("/etc/shadow", "root:$6$")),
         "password": Trial("ann:password:x", _has("/etc/shadow", "ann:$6$")),
@@ -146,6 +156,7 @@ REAL = {
         "tests/guest/test_firstboot.py::test_a_hundred_scripts_run_in_order_and_tell_how_they_ended",
     ("Debian 11-13", "hostname"): "tests/guest/test_main_job.py::test_image_boots_and_serves",
     ("Debian 11-13", "time zone"): "tests/guest/test_operations.py::test_the_time_zone_outlives_its_package",
+    ("Debian 11-13", "fixed address"): "tests/guest/test_main_job.py::test_image_boots_and_serves",
     ("Debian 11-13", "passwords"): "tests/guest/test_main_job.py::test_image_content",
     ("Debian 11-13", "ssh keys"): "tests/guest/test_main_job.py::test_image_boots_and_serves",
     ("Debian 11-13", "apt only"): "tests/guest/test_operations.py::test_apt_with_kept_packages",

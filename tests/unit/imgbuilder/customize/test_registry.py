@@ -119,6 +119,16 @@ CASES = {
     "ssh-inject": Case(
         f"ann:string:{KEY}", "SSH key inject: ann", _has("/home/ann/.ssh/authorized_keys", f"{KEY}\n")
     ),
+    "static-ip": Case(
+        "192.0.2.11/24,gateway=192.0.2.1",
+        "Setting the address: 192.0.2.11/24",
+        _has(
+            "/etc/systemd/network/00-pybuilder.network",
+            "[Match]\nName=en* eth*\nType=ether\n\n[Network]\nDHCP=no\nAddress=192.0.2.11/24\n"
+            "Gateway=192.0.2.1\n",
+        ),
+        {"/etc/systemd/system/multi-user.target.wants/systemd-networkd.service": ""},
+    ),
     "sysprep": Case(
         "machine-id,shell-history",
         "Removing the machine's identity: machine-id shell-history",

@@ -65,6 +65,12 @@ ARGUMENTS = {
     "selinux-relabel": [""],
     "selinux-relabel-exclude": ["/srv"],
     "ssh-inject": ["ann:file:{key}", f"ann:string:{KEY}", "ann"],
+    "static-ip": [
+        "192.0.2.1/24",
+        "192.0.2.1/24,2001:db8::1/64,gateway=192.0.2.9,gateway=fe80::1,dns=192.0.2.53,search=a.b,search=c",
+        "192.0.2.1/24,mac=52:54:00:00:00:01",
+        "192.0.2.1/24,interface=eth0",
+    ],
     "sysprep": ["all", "all,-logs"],
     "tar-in": ["{tar}:/a"],
     "timezone": ["Europe/Berlin"],
