@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.appliance import ApplianceOptions, Attachment
+    from imgbuilder.cache.elsewhere import Elsewhere
     from imgbuilder.cache.store import TemplateCache
     from imgbuilder.catalog.sources import Source
     from imgbuilder.customize.context import GuestContext
@@ -81,6 +82,8 @@ class Settings:
     use_cache: bool = True
     cache_size: int | None = None
     offline: bool = False
+    reuse: Sequence[Path] = ()
+    """Files of the user whose blocks may be those of a template."""
     gpg: Sequence[str] = ("gpg",)
     """The gpg that has the user's keyring, and options for it."""
 
@@ -222,6 +225,12 @@ class Services:
 
         return with_disk_facts(chosen, self.fetcher, on_event)
 
+    def elsewhere(self) -> Elsewhere:
+        """Return the places besides the sources that may have templates, or blocks of them."""
+        from imgbuilder.cache.elsewhere import Elsewhere  # late, as below
+
+        return Elsewhere(paths.shared_caches(), (*self.settings.reuse, *paths.reused_files()))
+
     def open_cache(self, scratch: Path, on_event: Reporter) -> TemplateCache:
         """Open the cache, or a temporary one in ``scratch`` where it cannot be used or has no known place."""
         from imgbuilder.cache.store import open_cache  # late: lists and notes need no cache
@@ -231,7 +240,7 @@ class Services:
             scratch,
             on_event,
             limit=self.settings.cache_limit(),
-            shared=paths.shared_caches(),
+            elsewhere=self.elsewhere(),
         )
 
     def template_disk(self, cache: TemplateCache, chosen: Selection, on_event: Reporter) -> Path:

@@ -34,6 +34,8 @@ class TemplateFacts:
         fetched: Whether the download is in the cache.
         disk: Its unpacked disk in the cache; None when it is not there.
         used: Bytes that the disk takes.
+        update: Bytes of the blocks that no disk here has, and those of the smallest whole file; None if the
+            whole file is fetched, or if that was not asked for.
     """
 
     name: str
@@ -46,6 +48,7 @@ class TemplateFacts:
     fetched: bool
     disk: Path | None
     used: int | None
+    update: tuple[int, int] | None = None
 
     @property
     def unpacked(self) -> bool:
@@ -229,13 +232,7 @@ def make_plan(
     _check_format(image)
     size = final_size(image, template.size)
     grows = size > template.size
-    steps = []
-    if not template.fetched and not template.unpacked:
-        download = "" if template.compressed_size is None else f" ({human_size(template.compressed_size)})"
-        steps.append(PlanStep(StepKind.FETCH, f"download {template.url}{download}"))
-    if not template.unpacked:
-        unpacked = f"check and unpack the template ({human_size(template.size)}, sparse)"
-        steps.append(PlanStep(StepKind.UNPACK, unpacked))
+    steps = _get_disk(template)
     steps.append(_first_step(image, template.format, image.edited_directly))
     if grows:
         device = template.lvexpand or template.expand or "its root"
@@ -252,6 +249,22 @@ def make_plan(
         onto = "as" if image.target.device is None else "onto the block device"
         steps.append(PlanStep(StepKind.WRITE, f"write the image {onto} {image.path} ({kind})"))
     return BuildPlan(template, image, size, grows, tuple(steps), tuple(_space(template, image)), obstacle)
+
+
+def _get_disk(template: TemplateFacts) -> list[PlanStep]:
+    """Return the steps that put the template's disk into the cache; none if it is there."""
+    if template.unpacked:
+        return []
+    size, steps = human_size(template.size), []
+    if template.update is not None:
+        some, whole = map(human_size, template.update)
+        text = f"download {some} of {whole} from {template.url}: the blocks that no disk here has"
+        copy = f"make the template's disk of them and of older disks ({size}, sparse)"
+        return [PlanStep(StepKind.FETCH, text), PlanStep(StepKind.UNPACK, copy)]
+    if not template.fetched:
+        download = "" if template.compressed_size is None else f" ({human_size(template.compressed_size)})"
+        steps.append(PlanStep(StepKind.FETCH, f"download {template.url}{download}"))
+    return [*steps, PlanStep(StepKind.UNPACK, f"check and unpack the template ({size}, sparse)")]
 
 
 def _check_format(image: OutputImage) -> None:
@@ -298,7 +311,7 @@ def _list_operations(way: str, operations: tuple[str, ...]) -> str:
 def _space(template: TemplateFacts, image: OutputImage) -> list[Space]:
     needed = []
     if template.used is None:
-        if not template.fetched:
+        if not template.fetched and template.update is None:
             size = template.compressed_size
             where = "in the cache for the download"
             needed.append(Space(where, template.size, at_most=True) if size is None else Space(where, size))

@@ -61,8 +61,12 @@ class Prepared:
     variation: Variation
 
 
-def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Prepared:
+def prepare(
+    request: BuildRequest, services: Services, on_event: Reporter, *, for_show: bool = False
+) -> Prepared:
     """Decide how to build, and refuse what cannot work, before anything is downloaded or written.
+
+    A plan ``for_show`` also has the bytes of an update by blocks, which a build finds out on its way.
 
     Raises:
         PybuilderError: The request cannot be met; nothing was changed.
@@ -78,7 +82,7 @@ def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Pr
         warn(on_event, notice)
     _check_architecture(request, chosen)
     image = _output_image(request, chosen, on_event)
-    facts = template_facts(chosen, services)
+    facts = template_facts(chosen, services, on_event if for_show else None)
     if not facts.fetched:
         _check_reachable(chosen, services)
     _check_image_space(image, facts)
@@ -106,10 +110,13 @@ def _check_cache(services: Services, *, linked: bool) -> None:
         )
 
 
-def template_facts(chosen: Selection, services: Services) -> TemplateFacts:
+def template_facts(chosen: Selection, services: Services, for_show: Reporter | None = None) -> TemplateFacts:
     """Return facts about a template from the index and the cache, which is not changed."""
     folder = services.settings.cache_folder_if_any()
-    cached = None if folder is None else TemplateCache(folder, shared=paths.shared_caches())
+    cached = None if folder is None else TemplateCache(folder, elsewhere=services.elsewhere())
+    update = None
+    if cached is not None and for_show is not None:
+        update = cached.update_size(chosen, services.fetcher, for_show)
     chosen = usable(chosen)[0] if cached is None else cached.preferred(chosen)
     entry = chosen.entry
     disk = None if cached is None else cached.unpacked_disk(entry)
@@ -124,6 +131,7 @@ def template_facts(chosen: Selection, services: Services) -> TemplateFacts:
         fetched=cached is not None and cached.is_cached(entry),
         disk=disk,
         used=None if disk is None else sparse.disk_usage(disk),
+        update=update,
     )
 
 

@@ -6,10 +6,11 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from imgbuilder.cache.elsewhere import Elsewhere, older_disks
 from imgbuilder.cache.folder import (
     CacheFolder,
     has_content,
@@ -36,8 +37,6 @@ from imgindex.files import open_file, publish, temporary_file
 from imgindex.model import Entry
 
 _CHECKED = "checked"
-_SEEDS = 2
-"""Older disks of a cache whose blocks are looked at."""
 _KEPT = frozenset({"template", "arch", "source", "content", _CHECKED})
 """Fields of a record that stay when a disk was touched."""
 
@@ -139,19 +138,19 @@ class Disks:
         on_event: Reporter,
         *,
         whole: int,
-        shared: Sequence[Path],
+        elsewhere: Elsewhere,
         make_room: Callable[[int, Reporter], None],
     ) -> bool:
         """Make the disk of a template from blocks of older ones; the caller holds the lock of the entry.
 
         ``whole`` is the size in bytes of the smallest file with the whole disk; ``make_room`` is called with
-        the bytes that will be needed. The disks of other caches, ``shared``, are read as well. The result is
-        False if the template's file is to be fetched and unpacked instead.
+        the bytes that will be needed. The result is False if the template's file is to be fetched and
+        unpacked instead.
         """
         entry, final = selection.entry, self.path(selection.entry)
         with contextlib.ExitStack() as opened:
             part = self._folder.partial / final.name
-            seeds = [opened.enter_context(file) for file in self._seeds(selection, shared)]
+            seeds = self._seeds(selection, elsewhere, on_event, opened)
             if not seeds and not part.exists():
                 return False
             blocks = fetch_list(selection, fetcher, on_event)
@@ -164,7 +163,7 @@ class Disks:
             keep = True
             try:
                 work = Update(selection, blocks, whole, fetcher, on_event)
-                keep = work.fill(target, [seed.fileno() for seed in seeds])
+                keep = work.fill(target, seeds)
                 if not keep:
                     return False
                 check_image(part, _format(entry), entry.size)
@@ -179,21 +178,32 @@ class Disks:
                     remove_file(part)
         return True
 
-    def _seeds(self, selection: Selection, shared: Sequence[Path]) -> Iterator[BinaryIO]:
-        """Open the disks that may have blocks of a template: its own damaged one, and the newest others."""
-        entry = selection.entry
-        found = [self.path(entry)]
-        for folder in (self._folder.disks, *(root / "disks" for root in shared)):
-            others = []
-            with contextlib.suppress(OSError):  # there is no such cache, or it is closed to us
-                for path in folder.glob("*.raw"):
-                    record = read_record(path) or {}
-                    if (record.get("template"), record.get("arch")) == (entry.os_version, entry.arch):
-                        others.append((path.lstat().st_mtime_ns, path))
-            found += [path for _time, path in sorted(others, reverse=True)[:_SEEDS]]
-        for path in dict.fromkeys(found):
-            with contextlib.suppress(OSError):
-                yield open_file(path, os.O_NOFOLLOW)
+    def update_size(
+        self, selection: Selection, fetcher: Fetcher, on_event: Reporter, *, whole: int, elsewhere: Elsewhere
+    ) -> int | None:
+        """Return the bytes that ``update`` would fetch; None if it would be the whole file."""
+        with contextlib.ExitStack() as opened:
+            seeds = self._seeds(selection, elsewhere, on_event, opened)
+            with contextlib.suppress(OSError):  # there is none
+                part = self._folder.partial / self.path(selection.entry).name
+                seeds.append(opened.enter_context(open_file(part, os.O_NOFOLLOW)).fileno())
+            blocks = fetch_list(selection, fetcher, on_event) if seeds else None
+            if blocks is None:
+                return None
+            return Update(selection, blocks, whole, fetcher, on_event).needed(seeds)
+
+    def _seeds(
+        self, selection: Selection, elsewhere: Elsewhere, on_event: Reporter, opened: contextlib.ExitStack
+    ) -> list[int]:
+        """Open the disks that may have blocks of a template: its own damaged one first."""
+        own, entry = self.path(selection.entry), selection.entry
+        files: list[BinaryIO] = []
+        with contextlib.suppress(OSError):
+            files.append(open_file(own, os.O_NOFOLLOW))
+        for folder in (self._folder.disks, *(root / "disks" for root in elsewhere.caches)):
+            files += older_disks(folder, entry)
+        files += elsewhere.open_files(on_event)
+        return [opened.enter_context(file).fileno() for file in files]
 
     def release(self) -> None:
         """Unlock the disks in use."""

@@ -22,11 +22,13 @@ import errno
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from imgbuilder.appliance.instant.store import StateStore, state_folder
 from imgbuilder.cache.disks import Disks
+from imgbuilder.cache.elsewhere import NOWHERE, Elsewhere
 from imgbuilder.cache.folder import CacheFolder, remove_file
 from imgbuilder.cache.limit import Verified, default_limit, free_space, kept_files, shrink, verify
 from imgbuilder.cache.links import LinkedImage, add_link, all_links, remove_link
@@ -52,20 +54,20 @@ class TemplateCache:
         root: Its folder.
         private: True for a temporary cache: removed on close, each template as soon as it is unpacked.
         limit: Most bytes that the cache may hold; None for a share of the disk. The one in use stays.
-        shared: Other caches, which are only read; their templates are verified when they are copied.
+        elsewhere: Other places that have templates or blocks of them; they are only read.
     """
 
     def __init__(
-        self, root: Path, *, private: bool = False, limit: int | None = None, shared: Sequence[Path] = ()
+        self, root: Path, *, private: bool = False, limit: int | None = None, elsewhere: Elsewhere = NOWHERE
     ) -> None:
         self.root = root
         self.private = private
         self.owned = contextlib.ExitStack()
         """Closed with the cache: the lock on a private folder."""
         self._limit = limit
-        self._shared = tuple(shared)
+        self._elsewhere = elsewhere
         self._folder = CacheFolder(root)
-        self._templates = Templates(self._folder, shared, self._make_room)
+        self._templates = Templates(self._folder, elsewhere.caches, self._make_room)
         self._disks = Disks(self._folder)
         self._runs = RunImages(self._folder)
 
@@ -216,20 +218,37 @@ class TemplateCache:
 
     def _update(self, chosen: Selection, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> bool:
         """Make a disk from blocks of older ones; False if it has to be unpacked from a file."""
-        if (
-            blocks_of(chosen) is None
-            or self._templates.has(chosen.entry)
-            or not will_ask(fetcher, chosen.url)
-        ):
-            return False
-        sizes = [file.compressed_size or chosen.entry.size for file in variants_of(selection.entry)]
-        return self._disks.update(
+        return self._can_update(chosen, fetcher) and self._disks.update(
             chosen,
             fetcher,
             on_event,
-            whole=min(sizes),
-            shared=self._shared,
+            whole=_smallest(selection.entry),
+            elsewhere=self._elsewhere,
             make_room=self._make_room,
+        )
+
+    def update_size(
+        self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore
+    ) -> tuple[int, int] | None:
+        """Return how many bytes an update of a disk by blocks would fetch, and those of the whole file.
+
+        None if the whole file would be fetched, or nothing.
+        """
+        if self.is_cached(selection.entry):
+            return None
+        chosen, whole = self.preferred(selection), _smallest(selection.entry)
+        with self._explained(selection.entry):
+            if not self._can_update(chosen, fetcher):
+                return None
+            size = self._disks.update_size(chosen, fetcher, on_event, whole=whole, elsewhere=self._elsewhere)
+        return None if size is None else (size, whole)
+
+    def _can_update(self, chosen: Selection, fetcher: Fetcher) -> bool:
+        """Tell whether a source offers blocks of a file that is not here as a whole."""
+        return (
+            blocks_of(chosen) is not None
+            and not self._templates.has(chosen.entry)
+            and will_ask(fetcher, chosen.url)
         )
 
     def _in_order(self, selection: Selection) -> list[Selection]:
@@ -313,13 +332,18 @@ def _first_there(choices: Sequence[Selection], get: Callable[[Selection], Path],
     return get(choices[-1])
 
 
+def _smallest(entry: Entry) -> int:
+    """Return the bytes of the smallest file of a template."""
+    return min(file.compressed_size or entry.size for file in variants_of(entry))
+
+
 def open_cache(
     root: Path | None,
     scratch: Path,
     on_event: Reporter = ignore,
     *,
     limit: int | None = None,
-    shared: Sequence[Path] = (),
+    elsewhere: Elsewhere = NOWHERE,
 ) -> TemplateCache:
     """Open the cache, or a temporary one if it cannot be used (``docs/threat-model.md`` C15, C16).
 
@@ -327,17 +351,17 @@ def open_cache(
     templates are verified before they are used.
     """
     if root is not None:
-        cache = TemplateCache(root, limit=limit, shared=shared)
+        cache = TemplateCache(root, limit=limit, elsewhere=elsewhere)
         try:
             cache.open(on_event)
         except WorkspaceError as error:
             warn(on_event, f"working without a cache: {error.message}")
-            shared = (root, *shared)
+            elsewhere = replace(elsewhere, caches=(root, *elsewhere.caches))
         else:
             return cache
     with contextlib.ExitStack() as stack:
         private = stack.enter_context(private_folder(scratch))
-        cache = TemplateCache(private, private=True, shared=shared)
+        cache = TemplateCache(private, private=True, elsewhere=elsewhere)
         cache.open(on_event)
         cache.owned = stack.pop_all()
     return cache

@@ -112,7 +112,7 @@ class Update:
         missing = self._resume(target)
         for seed in seeds:
             missing = self._copy(seed, target, missing)
-        needed = sum(block.length for block in missing)
+        needed = _packed(missing)
         if needed > self.whole * _WORTHWHILE:
             debug(self.on_event, f"{human_size(needed)} of blocks are missing: the whole file is fetched")
             return False
@@ -130,6 +130,14 @@ class Update:
             return False
         return True
 
+    def needed(self, seeds: Sequence[int]) -> int | None:
+        """Return the bytes of blocks that no seed has; None if the whole file should be fetched."""
+        missing = list(self.blocks)
+        for seed in seeds:
+            missing = self._copy(seed, None, missing)
+        size = _packed(missing)
+        return size if size <= self.whole * _WORTHWHILE else None
+
     def _resume(self, target: int) -> list[Block]:
         """Return the blocks that an unfinished file does not have."""
         found = compare(target, self.blocks)
@@ -139,10 +147,10 @@ class Update:
         os.ftruncate(target, self.blocks.size)
         return found.missing
 
-    def _copy(self, seed: int, target: int, missing: Sequence[Block]) -> list[Block]:
-        """Copy what a seed has of the missing blocks; return the rest."""
+    def _copy(self, seed: int, target: int | None, missing: list[Block]) -> list[Block]:
+        """Copy what a seed has of the missing blocks, to nowhere for None; return the rest."""
         if not missing:
-            return []
+            return missing
         label = f"Comparing {self.selection.entry.os_version}"
         wanted: dict[bytes, list[Block]] = {}
         for block in missing:
@@ -151,7 +159,8 @@ class Update:
         try:
             for number, digest, piece in self._while_readable(found):
                 for block in wanted.pop(digest):
-                    self._write(target, block, piece)
+                    if target is not None:
+                        self._write(target, block, piece)
                 self.on_event(Progress(label, number * self.blocks.block_size, self.blocks.size))
         finally:
             self.on_event(ProgressEnd())
@@ -212,3 +221,8 @@ class Update:
         while rest:
             written = os.pwrite(target, rest, at)
             at, rest = at + written, rest[written:]
+
+
+def _packed(blocks: Sequence[Block]) -> int:
+    """Return the bytes of the frames of blocks."""
+    return sum(block.length for block in blocks)

@@ -32,7 +32,7 @@ from imgbuilder.errors import (
 )
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
-from imgbuilder.host import paths, workspace
+from imgbuilder.host import workspace
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted, human_size
@@ -48,7 +48,7 @@ def print_cache(call: Call) -> None:
         show("no cache directory\n")
         return
     catalog = call.services.catalog(call.reporter)
-    cache = TemplateCache(folder, shared=paths.shared_caches())
+    cache = TemplateCache(folder, elsewhere=call.services.elsewhere())
     lines = [f"cache directory: {folder}"]
     for entry in catalog.entries:
         if not entry.hidden:
@@ -292,7 +292,9 @@ def _opened(call: Call) -> Iterator[TemplateCache]:
     folder = call.settings.cache_folder()
     if folder is None:
         raise UsageError(f"{call.label} and --no-cache contradict each other")
-    with TemplateCache(folder, limit=call.settings.cache_limit(), shared=paths.shared_caches()) as cache:
+    with TemplateCache(
+        folder, limit=call.settings.cache_limit(), elsewhere=call.services.elsewhere()
+    ) as cache:
         cache.open(call.reporter)
         yield cache
 

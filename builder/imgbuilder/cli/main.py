@@ -228,7 +228,7 @@ VERBS = (
         ),
         _verb(
             "verify", "Check all bytes of the cache; remove what is damaged.", "cache_modes:cache_verify",
-            options=[declared.REPAIR, *_STORE],
+            options=[declared.REPAIR, declared.REUSE, *_STORE],
         ),
         _verb(
             "export", "Pack templates into a FILE.pybundle, for offline machines.",

@@ -40,7 +40,7 @@ def build_image(call: Call) -> None:
     request = build_request(name, call.arch, call.options, call.values)
     services = call.services_with(guest_shell=shell_with(call.reporter))
     if call.options["dry_run"]:
-        plan = prepare(request, services, call.reporter).plan
+        plan = prepare(request, services, call.reporter, for_show=True).plan
         call.reporter.close()
         show(plan.describe() + "\n")
         return

@@ -146,6 +146,10 @@ FORGET_OPTIONS = SOURCE_OPTIONS[2:]
 
 CACHE_FOLDER = Option(CACHE, "--cache", metavar="DIR", help="Keep templates in DIR.")
 APPLIANCE_FOLDER = Option(CACHE, "--cache", metavar="DIR", help="Keep the saved appliance in DIR.")
+REUSE = Option(
+    CACHE, "--reuse", multiple=True, metavar="FILE",
+    help="When a template is updated, take blocks that FILE has, such as an image that you built.",
+)  # fmt: skip
 NO_CACHE = Option(CACHE, "--no-cache", is_flag=True, help="Use no cache.")
 CACHE_OPTIONS = (
     CACHE_FOLDER,
@@ -255,6 +259,7 @@ RUN = (
     KEY,
     *SOURCE_OPTIONS,
     *CACHE_OPTIONS[:2],
+    REUSE,
     NO_INSTANT,
 )  # fmt: skip
 """Without --no-cache: the image of a run is in the cache."""
@@ -264,6 +269,7 @@ BUILD_OPTIONS = (
     DRY_RUN,
     *SOURCE_OPTIONS,
     *CACHE_OPTIONS,
+    REUSE,
     *APPLIANCE_OPTIONS,
     HOSTSIDE,
     *MESSAGES,

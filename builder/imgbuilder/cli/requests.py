@@ -87,6 +87,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
         cache_size=None if options["cache_size"] is None else parse_size(options["cache_size"]),
         offline=options["offline"],
         gpg=_gpg(options["gpg"]),
+        reuse=tuple(map(Path, options["reuse"])),
     )
 
 

@@ -68,6 +68,11 @@ def shared_caches(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     return tuple(Path(part) for part in environ.get("PYBUILDER_CACHE_PATH", "").split(":") if part)
 
 
+def reused_files(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return the files in ``PYBUILDER_REUSE``, whose blocks may be those of a template."""
+    return tuple(Path(part) for part in environ.get("PYBUILDER_REUSE", "").split(":") if part)
+
+
 def cache_size(environ: Mapping[str, str] = os.environ) -> int | None:
     """Return the limit of the cache in bytes in ``PYBUILDER_CACHE_SIZE``; None without one."""
     text = environ.get("PYBUILDER_CACHE_SIZE", "")

@@ -65,11 +65,11 @@ def _size(value: object) -> str | None:
     return f"{value}b" if isinstance(value, int) else value
 
 
-def _folders(value: object) -> str | None:
-    folders = [value] if isinstance(value, str) else value
-    if not isinstance(folders, list) or not all(isinstance(item, str) and item for item in folders):
+def _paths(value: object) -> str | None:
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or not all(isinstance(item, str) and item for item in paths):
         return None
-    return None if any(":" in item for item in folders) else ":".join(folders)
+    return None if any(":" in item for item in paths) else ":".join(paths)
 
 
 def _when(value: object) -> str | None:
@@ -92,7 +92,8 @@ def _program(value: object) -> str | None:
 
 KEYS: Mapping[str, tuple[str, str, Callable[[object], str | None]]] = {
     "cache-size": ("PYBUILDER_CACHE_SIZE", 'a size such as "20G"', _size),
-    "cache-path": ("PYBUILDER_CACHE_PATH", "a folder, or a list of them, without colons", _folders),
+    "cache-path": ("PYBUILDER_CACHE_PATH", "a folder, or a list of them, without colons", _paths),
+    "reuse": ("PYBUILDER_REUSE", "a file, or a list of them, without colons", _paths),
     "instant": ("PYBUILDER_INSTANT", 'true, false or "auto"', _when),
     "hostside": ("PYBUILDER_HOSTSIDE", '"auto", "never" or "always"', _hostside),
     "memsize": ("LIBGUESTFS_MEMSIZE", "a number of MiB", _mebibytes),

@@ -67,6 +67,13 @@ def facts(template_format: DiskFormat | None = DiskFormat.RAW, cached: str = "no
     )
 
 
+def test_an_update_by_blocks_says_what_it_fetches() -> None:
+    found = plan(replace(facts(), update=(3 * MIB, PACKED)), target())
+    assert "1. download 3.0M of 111.0M from https://example.org/d.xz: the blocks" in found.describe()
+    assert "for the download" not in found.describe()
+    assert tuple(step.kind for step in found.steps[:2]) == FIRST["nothing"]
+
+
 def target(
     place: str = "new file",
     output: tuple[OutputFormat, bool] = (OutputFormat.RAW, False),

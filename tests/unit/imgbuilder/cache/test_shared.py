@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from imgbuilder.cache.elsewhere import Elsewhere
 from imgbuilder.cache.store import TemplateCache, open_cache
 from imgbuilder.events import Event, Notice, Step
 from imgbuilder.host import paths
@@ -31,7 +32,15 @@ def state(root: Path) -> list[tuple[str, int]]:
 
 def test_a_template_is_taken_from_a_shared_cache(events: list[Event], shared: Path, tmp_path: Path) -> None:
     before, fetcher = state(shared), FakeFetcher()
-    with TemplateCache(tmp_path / "own", shared=[tmp_path / "missing", shared]) as cache:
+    with TemplateCache(
+        tmp_path / "own",
+        elsewhere=Elsewhere(
+            (
+                tmp_path / "missing",
+                shared,
+            )
+        ),
+    ) as cache:
         assert cache.is_cached(ENTRY)
         cache.open()
         assert cache.get_disk(selection(), fetcher, events.append).read_bytes() == DISK
@@ -42,7 +51,7 @@ def test_a_template_is_taken_from_a_shared_cache(events: list[Event], shared: Pa
     assert own.read_bytes() == PACKED
     assert not own.samefile(shared / "templates" / SHA)
     shutil.rmtree(shared)
-    with TemplateCache(tmp_path / "own", shared=[shared]) as cache:
+    with TemplateCache(tmp_path / "own", elsewhere=Elsewhere((shared,))) as cache:
         cache.open()
         assert cache.get_template(selection(), fetcher) == own
     assert fetcher.calls == []
@@ -73,7 +82,7 @@ def test_what_is_bad_there_is_fetched(shared: Path, tmp_path: Path, how: str, si
     fetcher = FakeFetcher()
     events: list[Event] = []
     chosen = selection(replace(ENTRY, compressed_size=size))
-    with TemplateCache(tmp_path / "own", shared=[shared]) as cache:
+    with TemplateCache(tmp_path / "own", elsewhere=Elsewhere((shared,))) as cache:
         cache.open()
         assert cache.get_template(chosen, fetcher, events.append).read_bytes() == PACKED
     assert len(fetcher.calls) == 1
@@ -86,7 +95,15 @@ def test_the_second_cache_is_asked_when_the_first_is_bad(shared: Path, tmp_path:
     shutil.copytree(shared, bad)
     spoil(bad / "templates" / SHA, "other bytes")
     fetcher = FakeFetcher()
-    with TemplateCache(tmp_path / "own", shared=[bad, shared]) as cache:
+    with TemplateCache(
+        tmp_path / "own",
+        elsewhere=Elsewhere(
+            (
+                bad,
+                shared,
+            )
+        ),
+    ) as cache:
         cache.open()
         cache.get_template(selection(), fetcher)
     assert fetcher.calls == []
@@ -94,7 +111,7 @@ def test_the_second_cache_is_asked_when_the_first_is_bad(shared: Path, tmp_path:
 
 def test_without_a_cache_of_our_own_too(shared: Path, tmp_path: Path) -> None:
     fetcher = FakeFetcher()
-    with open_cache(None, tmp_path, shared=[shared]) as cache:
+    with open_cache(None, tmp_path, elsewhere=Elsewhere((shared,))) as cache:
         assert cache.get_disk(selection(), fetcher).read_bytes() == DISK
     assert fetcher.calls == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.cache import supply
+from imgbuilder.cache.elsewhere import Elsewhere
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.supply import GAP, LARGEST, spans_of
 from imgbuilder.catalog.catalog import Selection
@@ -160,10 +162,76 @@ def test_damage_that_no_time_shows_is_repaired(cache: TemplateCache, site: Site)
 
 
 def test_a_shared_cache_gives_its_blocks(tmp_path: Path, old: Path, site: Site) -> None:
-    with TemplateCache(tmp_path / "own", shared=[old.parents[1]]) as own, FaultServer([site.reply]) as server:
+    shared = Elsewhere((old.parents[1],))
+    with TemplateCache(tmp_path / "own", elsewhere=shared) as own, FaultServer([site.reply]) as server:
         own.open()
         take(own, site.at(server.url))
     assert "" not in [part for name, part in site.requests if name == "d.zst"]
+
+
+def built_image(folder: Path, kind: str) -> Path:
+    """Return an image that was built from the first revision, and grown."""
+    image = folder / f"built.{kind}"
+    raw = folder / "built"
+    raw.write_bytes(b"boot".ljust(512, b"\0") + OLD[512:] + os.urandom(3 * BLOCK))
+    subprocess.run(["qemu-img", "convert", "-O", kind, "-f", "raw", raw, image], check=True)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_an_image_that_the_user_names_gives_its_blocks(tmp_path: Path, site: Site, kind: str) -> None:
+    """The clusters of a qcow2 file are blocks as well."""
+    named = Elsewhere(files=(built_image(tmp_path, kind),))
+    with TemplateCache(tmp_path / "own", elsewhere=named) as own, FaultServer([site.reply]) as server:
+        own.open()
+        selection = site.at(server.url)
+        sizes = own.update_size(selection, fetcher())
+        take(own, selection)
+        assert own.update_size(selection, fetcher()) is None
+    assert "" not in [part for name, part in site.requests if name == "d.zst"]
+    assert sizes is not None
+    assert sizes[1] == min(len(site.files["d.xz"]), len(site.files["d.zst"]))
+    assert sizes[0] <= site.frame_bytes < 8 * BLOCK
+
+
+@pytest.mark.row("X25")
+def test_a_file_that_changes_while_its_blocks_are_read(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No block of it is written that was not hashed as it was read."""
+    image = built_image(tmp_path, "raw")
+
+    def changing(descriptor: int, size: int, number: int) -> bytes:
+        piece = real(descriptor, size, number)
+        image.write_bytes(os.urandom(len(OLD) // 2))
+        return piece
+
+    real = os.pread
+    named = Elsewhere(files=(image,))
+    with TemplateCache(tmp_path / "own", elsewhere=named) as own, FaultServer([site.reply]) as server:
+        own.open()
+        monkeypatch.setattr(os, "pread", changing)
+        take(own, site.at(server.url))
+
+
+@pytest.mark.row("X25")
+@pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "empty", "device"])
+def test_a_file_that_cannot_be_reused(tmp_path: Path, site: Site, kind: str) -> None:
+    path = tmp_path / "named"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "device":
+        path = Path("/dev/zero")
+    named = Elsewhere(files=(path,))
+    with TemplateCache(tmp_path / "own", elsewhere=named) as own, FaultServer([site.reply]) as server:
+        own.open()
+        warnings = take(own, site.at(server.url)).warnings
+    assert len(warnings) == (kind != "empty")
+    assert all(f"no blocks of {path} are reused" in warning for warning in warnings)
 
 
 def test_an_older_disk_that_cannot_be_read(cache: TemplateCache, old: Path, site: Site) -> None:

@@ -32,13 +32,14 @@ def apply(tmp_path: Path, content: bytes | str, **variables: str) -> dict[str, s
 
 def test_every_key(tmp_path: Path) -> None:
     text = (
-        'cache-size = "20G"\ncache-path = ["/srv/one", "/srv/two"]\ninstant = false\n'
-        'hostside = "never"\nmemsize = 1024\n'
+        'cache-size = "20G"\ncache-path = ["/srv/one", "/srv/two"]\nreuse = ["/srv/web.img"]\n'
+        'instant = false\nhostside = "never"\nmemsize = 1024\n'
         'hypervisor = "qemu"\nguestfs-python = "/usr/bin/python3"\n'
     )
     assert apply(tmp_path, text) == {
-        "PYBUILDER_CACHE_SIZE": "20G", "PYBUILDER_CACHE_PATH": "/srv/one:/srv/two", "PYBUILDER_INSTANT": "no",
-        "PYBUILDER_HOSTSIDE": "never",
+        "PYBUILDER_CACHE_SIZE": "20G", "PYBUILDER_CACHE_PATH": "/srv/one:/srv/two",
+        "PYBUILDER_REUSE": "/srv/web.img",
+        "PYBUILDER_INSTANT": "no", "PYBUILDER_HOSTSIDE": "never",
         "LIBGUESTFS_MEMSIZE": "1024", "LIBGUESTFS_HV": "qemu", "PYBUILDER_GUESTFS_PYTHON": "/usr/bin/python3",
     }  # fmt: skip
     assert text.count("=") == len(KEYS)
