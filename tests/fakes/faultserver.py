@@ -93,18 +93,25 @@ def honest(body: bytes, *headers: str, etag: str = '"v1"', upto: int | None = No
 class FaultServer:
     """The server; a context manager.
 
-    With ``at_once`` it speaks first, whatever the client has to say. With ``tls`` it shakes hands first.
+    With ``at_once`` it speaks first, whatever the client has to say. With ``tls`` it shakes hands first. With
+    ``keep``, a connection serves several requests, each by the same script.
 
     Attributes:
         url: Its address, without a slash at the end.
+        connections: The number of connections so far.
         requests: The head of each request that came, in order.
         sent: Bytes that the client was given in all, as far as the kernel took them.
     """
 
     def __init__(
-        self, *scripts: Sequence[Step], at_once: bool = False, tls: ssl.SSLContext | None = None
+        self,
+        *scripts: Sequence[Step],
+        at_once: bool = False,
+        keep: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._at_once = at_once
+        self._keep = keep
         self._tls = tls
         self._scripts = [list(script) for script in scripts]
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -114,6 +121,7 @@ class FaultServer:
         self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.requests: list[bytes] = []
         self.sent = 0
+        self.connections = 0
 
     def behave(self, script: Sequence[Step]) -> None:
         """Serve all further connections by this script."""
@@ -138,14 +146,14 @@ class FaultServer:
         thread.start()
 
     def _accept(self) -> None:
-        number = 0
         while not self._over.is_set():
             try:
                 connection, _address = self._listener.accept()
             except OSError:
                 return
-            self._start(self._serve, connection, self._scripts[min(number, len(self._scripts) - 1)])
-            number += 1
+            place = min(self.connections, len(self._scripts) - 1)
+            self.connections += 1
+            self._start(self._serve, connection, self._scripts[place])
 
     def _serve(self, plain: socket.socket, script: list[Step]) -> None:
         with contextlib.ExitStack() as stack:
@@ -155,18 +163,27 @@ class FaultServer:
             connection = plain
             if self._tls is not None:
                 connection = stack.enter_context(self._tls.wrap_socket(plain, server_side=True))
-            head = b""
-            while not self._at_once and b"\r\n\r\n" not in head:
-                piece = connection.recv(4096)
-                if not piece:
-                    return
-                head += piece
-            self.requests.append(head)
-            for step in script:
-                if isinstance(step, Reset):
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    return
-                self._play(connection, step(head) if callable(step) else step)
+            while self._answer(connection, script) and self._keep:
+                pass
+
+    def _answer(self, connection: socket.socket, script: list[Step]) -> bool:
+        """Play a script for one request; return False if the connection is to be closed."""
+        head = b""
+        while not self._at_once and b"\r\n\r\n" not in head:
+            piece = connection.recv(4096)
+            if not piece:
+                return False
+            head += piece
+        self.requests.append(head)
+        for step in script:
+            if isinstance(step, Reset):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return False
+            played = step(head) if callable(step) else step
+            if self._keep and isinstance(played, bytes):
+                played = played.replace(b"Connection: close\r\n", b"", 1)
+            self._play(connection, played)
+        return True
 
     def _play(self, connection: socket.socket, step: Step) -> None:
         if isinstance(step, bytes):

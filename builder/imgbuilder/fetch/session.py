@@ -6,14 +6,12 @@ Their automatic redirects, decoding, cookies, netrc and retries are switched off
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
@@ -29,6 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from imgbuilder.errors import NoAnswerError, TransferCutError
+from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Limits
 from imgbuilder.fetch.urls import Address, without_secrets
 from imgbuilder.fetch.webrules import Headers, WebRequest
@@ -54,78 +53,7 @@ _TLS_HINTS = (
 """Hints for a failed TLS handshake, by a word of OpenSSL's reason (``docs/threat-model.md`` D23)."""
 
 
-class StallTimer:
-    """Breaks a connection off when one response or one read takes too long in all.
-
-    The timeout of a socket bounds only the gap between two bytes, so that headers sent one byte per
-    second would hold us for days (``docs/threat-model.md`` D7).
-
-    Args:
-        limit: Seconds for one response, or one read.
-        total: Seconds for all of them.
-    """
-
-    def __init__(self, limit: float, total: float = math.inf) -> None:
-        self._limit = limit
-        self._end = time.monotonic() + total
-        self._over = threading.Event()
-        self._socket: socket.socket | None = None
-        self._deadline = 0.0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.fired = False
-
-    def attach(self, connection: socket.socket) -> None:
-        """Guard this connection from now on."""
-        self._socket = connection
-        self.progress()
-
-    def detach(self) -> None:
-        """End this connection, and guard nothing until the next."""
-        self._break()
-        self._socket = None
-
-    def progress(self) -> None:
-        """Start the time limit again."""
-        now = time.monotonic()
-        self._deadline = min(now + self._limit, self._end)
-        if now >= self._end and self._socket is not None:
-            self.fired = True
-            self._break()
-
-    def pause(self) -> None:
-        """Stop the timer while nothing is expected from the server, such as during a write to a slow disk."""
-        self._deadline = math.inf
-
-    def __enter__(self) -> StallTimer:
-        self.progress()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._break()  # a response that could not even be parsed keeps its connection open
-
-    def _run(self) -> None:
-        while not self._over.wait(min(self._limit, max(0.01, self._deadline - time.monotonic()))):
-            if time.monotonic() < self._deadline:
-                continue
-            if self._socket is None:  # still connecting, which has its own limit
-                self.progress()
-                continue
-            self.fired = True
-            self._break()
-            return
-
-    def _break(self) -> None:
-        connection = self._socket
-        if connection is not None:
-            with suppress(OSError):  # closed already
-                # Past the TLS layer, whose state belongs to the reading thread.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Response:
     """A server's response, with its body still to be read."""
 
@@ -135,6 +63,9 @@ class Response:
     _body: urllib3.BaseHTTPResponse
     _timer: StallTimer
     _limits: Limits
+    _keep: bool
+    """Whether the connection stays open for another request if the whole body was read."""
+    _ended: bool = False
 
     def read(self, count: int) -> bytes:
         """Read some bytes of the body as they come; none at its end.
@@ -156,10 +87,14 @@ class Response:
         if cut is not None:
             raise cut  # not in the handler: what the libraries raise quotes whole addresses
         self._timer.pause()
+        self._ended = not piece
         return bytes(piece)
 
     def close(self) -> None:
         """Leave the rest of the body alone."""
+        if self._keep and self._ended:
+            self._timer.release()
+            self._body.release_conn()  # before close(), which would close the connection as well
         self._body.close()
 
     def __enter__(self) -> Response:
@@ -173,13 +108,36 @@ class Response:
         return TransferCutError(message, hint=hint)
 
 
+class KeptSession(threading.local):
+    """The session of a thread whose connections stay open between its requests."""
+
+    session: _Session | None = None
+
+
 @contextmanager
 def web_session(
-    timer: StallTimer, limits: Limits, trusted: str | bool, unresolved: set[str]
+    timer: StallTimer,
+    limits: Limits,
+    trusted: str | bool,
+    unresolved: set[str],
+    kept: KeptSession | None = None,
 ) -> Iterator[WebSession]:
-    """Open a session and close it with all its connections; ``unresolved`` as in ``WebSession``."""
-    with _Session(timer) as session:
-        yield WebSession(session, timer, limits, trusted, unresolved)
+    """Open a session and close it with all its connections; ``unresolved`` as in ``WebSession``.
+
+    With ``kept``, that session is used, and stays open unless something fails.
+    """
+    keep = kept is not None
+    session = (kept.session if kept is not None else None) or _Session()
+    session.timer = timer
+    good = False
+    try:
+        yield WebSession(session, timer, limits, trusted, unresolved, keep)
+        good = True
+    finally:
+        if kept is not None:
+            kept.session = session if good else None
+        if not (keep and good):
+            session.close()
 
 
 @dataclass(frozen=True)
@@ -192,6 +150,8 @@ class WebSession:
     _trusted: str | bool
     _unresolved: set[str]
     """Names of servers that could not be resolved in this run; they are not looked up again."""
+    _keep: bool
+    """Whether connections stay open."""
 
     def get(self, request: WebRequest, proxy: Address, extra: Mapping[str, str]) -> Response:
         """Send a request once.
@@ -227,31 +187,33 @@ class WebSession:
         if failure is not None:
             raise failure  # not in the handler: what the libraries raise quotes whole addresses
         body = response.raw
-        return Response(request.url, response.status_code, body.headers, body, self._timer, self._limits)
+        return Response(
+            request.url, response.status_code, body.headers, body, self._timer, self._limits, self._keep
+        )
 
 
 class _Timed(HTTPConnection):
     """A connection that a ``StallTimer`` guards: at once, since a proxy could drip its answer to CONNECT."""
 
-    timer: StallTimer
+    session: _Session
 
     def _new_conn(self) -> socket.socket:
         connection = super()._new_conn()
-        self.timer.attach(connection)
+        self.session.timer.attach(connection)
         return connection
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-        self.timer.attach(self.sock)
+        self.session.timer.attach(self.sock)
         return super().getresponse()
 
 
 def _timed_pools(
-    timer: StallTimer, plain: type[HTTPConnection], secure: type[HTTPSConnection]
+    session: _Session, plain: type[HTTPConnection], secure: type[HTTPSConnection]
 ) -> dict[str, type[HTTPConnectionPool]]:
     """Return pools of such connections, by scheme."""
     bases = {"http": (HTTPConnectionPool, plain), "https": (HTTPSConnectionPool, secure)}
     return {
-        scheme: type("Pool", (pool,), {"ConnectionCls": type("Timed", (_Timed, base), {"timer": timer})})
+        scheme: type("Pool", (pool,), {"ConnectionCls": type("Timed", (_Timed, base), {"session": session})})
         for scheme, (pool, base) in bases.items()
     }
 
@@ -259,9 +221,9 @@ def _timed_pools(
 class _Adapter(HTTPAdapter):
     """Opens connections that a ``StallTimer`` guards."""
 
-    def __init__(self, timer: StallTimer) -> None:
-        self._timer = timer
-        self._pools = _timed_pools(timer, HTTPConnection, HTTPSConnection)
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+        self._pools = _timed_pools(session, HTTPConnection, HTTPSConnection)
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -274,20 +236,26 @@ class _Adapter(HTTPAdapter):
         if proxy.lower().startswith("socks"):
             from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection  # needs PySocks
 
-            pools = _timed_pools(self._timer, SOCKSConnection, SOCKSHTTPSConnection)
+            pools = _timed_pools(self._session, SOCKSConnection, SOCKSHTTPSConnection)
         manager.pool_classes_by_scheme = pools
         return manager
 
 
 class _Session(requests.Session):
-    """A session that leaves redirects to us; ``requests`` would read and decode their bodies."""
+    """A session that leaves redirects to us; ``requests`` would read and decode their bodies.
 
-    def __init__(self, timer: StallTimer) -> None:
+    Attributes:
+        timer: Guards the connection of the present request.
+    """
+
+    timer: StallTimer
+
+    def __init__(self) -> None:
         super().__init__()
         self.trust_env = False  # neither netrc nor anything else of the environment
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for prefix in ("http://", "https://"):
-            self.mount(prefix, _Adapter(timer))
+            self.mount(prefix, _Adapter(self))
         self.headers.clear()
         self.headers.update(
             {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"pybuilder/{__version__}"}

@@ -27,7 +27,14 @@ from imgbuilder.errors import (
 )
 from imgbuilder.events import debug, info
 from imgbuilder.fetch import webrules
-from imgbuilder.fetch.session import Response, StallTimer, WebSession, trusted_authorities, web_session
+from imgbuilder.fetch.session import (
+    KeptSession,
+    Response,
+    WebSession,
+    trusted_authorities,
+    web_session,
+)
+from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetched, Limits, MinimumSpeed, store
 from imgbuilder.fetch.urls import Address
 from imgbuilder.fetch.webrules import WebRequest
@@ -66,6 +73,7 @@ class RequestsFetcher:
         self._jitter = jitter
         self._trusted = trusted_authorities(environ)
         self._unresolved: set[str] = set()
+        self._kept = KeptSession()
 
     def fetch(self, download: Download) -> Fetched:
         """See ``imgbuilder.fetch.transfer.Fetcher.fetch``."""
@@ -125,10 +133,12 @@ class RequestsFetcher:
         held = transfer.prepare()
         if held and held == transfer.download.expected:
             return Fetched(request.url, held)  # D14: asked for the rest, the server could only response 416
+        # An update sends many requests to the same few servers.
+        kept = None if transfer.download.span is None else self._kept
         for _hop in range(self._limits.redirects + 1):
             with (
                 StallTimer(self._limits.timeout, transfer.end - self._clock()) as timer,
-                web_session(timer, self._limits, self._trusted, self._unresolved) as session,
+                web_session(timer, self._limits, self._trusted, self._unresolved, kept) as session,
                 self._response(session, request, timer, transfer, held) as response,
             ):
                 if response.status not in _REDIRECTS:

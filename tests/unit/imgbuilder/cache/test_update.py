@@ -94,6 +94,26 @@ def test_an_update_fetches_what_changed(cache: TemplateCache, old: Path, site: S
     assert site.requests == []
 
 
+def test_each_thread_keeps_its_connection(cache: TemplateCache, old: Path, site: Site) -> None:
+    with FaultServer([site.reply], keep=True) as server:
+        take(cache, site.at(server.url))
+        spans = [part for _name, part in site.requests if part]
+        assert len(spans) == 5
+        assert 2 <= server.connections <= 1 + min(supply.CONNECTIONS, len(spans))
+
+
+@pytest.mark.row("D1", "D5")
+@pytest.mark.parametrize("end", [b"", b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nwrong"])
+def test_a_kept_connection_that_is_not_at_its_end(
+    cache: TemplateCache, old: Path, site: Site, end: bytes
+) -> None:
+    """The server closes it without a word, or sends more than it announced."""
+    replies = lambda head: site.reply(head).replace(b"Connection: close\r\n", b"") + end  # noqa: E731
+    with FaultServer([replies], keep=bool(end)) as server:
+        assert take(cache, site.at(server.url)).warnings == []
+    assert ("d.zst", "") not in site.requests
+
+
 def test_holes_stay_holes(cache: TemplateCache, old: Path, site: Site) -> None:
     with FaultServer([site.reply]) as server:
         path = cache.get_disk(site.at(server.url), fetcher())

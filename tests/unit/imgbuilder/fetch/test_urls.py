@@ -11,7 +11,8 @@ from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source, sources_from_command_line
 from imgbuilder.catalog.state import identity
 from imgbuilder.errors import NoAnswerError, PybuilderError, RepositoryError, UsageError
-from imgbuilder.fetch.session import StallTimer, web_session
+from imgbuilder.fetch.session import web_session
+from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.urls import (
     Address,
