@@ -1,4 +1,4 @@
-"""What may have the bytes of a template besides its source: other caches, and files that the user names.
+"""Other places than its source that may have a template's bytes: further caches, and the user's files.
 
 Nothing in them is trusted: a template is hashed while it is copied, and a block before it is written.
 """

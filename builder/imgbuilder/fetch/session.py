@@ -64,7 +64,7 @@ class Response:
     _timer: StallTimer
     _limits: Limits
     _keep: bool
-    """Whether the connection stays open for another request if the whole body was read."""
+    """True if the connection stays open for another request once the whole body was read."""
     _ended: bool = False
 
     def read(self, count: int) -> bytes:
@@ -151,7 +151,7 @@ class WebSession:
     _unresolved: set[str]
     """Names of servers that could not be resolved in this run; they are not looked up again."""
     _keep: bool
-    """Whether connections stay open."""
+    """True if connections stay open."""
 
     def get(self, request: WebRequest, proxy: Address, extra: Mapping[str, str]) -> Response:
         """Send a request once.
