@@ -159,7 +159,7 @@ def _kvm(on_event: Reporter) -> Finding:
     if verdict.usable:
         return Finding(Health.GOOD, "KVM", verdict.reason)
     fact = verdict.reason + (f" ({verdict.detail})" if verdict.detail else "")
-    if "permission" in verdict.reason:
+    if verdict.forbidden:
         remedy = "run: sudo adduser $USER kvm, and log in again"
     else:
         remedy = "builds work under emulation, but slower; in a virtual machine, its host must nest them"

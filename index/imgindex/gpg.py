@@ -36,8 +36,6 @@ _LIMIT = 30
 _SLOWEST = 10_000_000
 """Bytes per second that gpgv reads at least of a large file."""
 
-_PACKAGES = {"gpg": "gpg", "gpgv": "gpgv"}
-
 
 class GpgVerifier:
     """Implements ``imgindex.trust.Verifier`` with gpgv: rules V2 to V6 of ``docs/threat-model.md``."""
@@ -263,7 +261,7 @@ def find_gpg(name: str) -> str:
     if found is None:
         raise ToolError(
             f"the program {name} is not installed",
-            hint=f"on Debian: apt-get install {_PACKAGES.get(name, 'gpg')}",
+            hint="run: pybuilder doctor, whose last line installs what is missing",
         )
     return found
 

@@ -25,6 +25,7 @@ from tests.guest.conftest import Publisher
 
 ROOT = Path(__file__).parents[2]
 SOURCE = (
+    "Makefile",
     "builder",
     "debian",
     "docs",
@@ -34,8 +35,9 @@ SOURCE = (
     "CHANGELOG.md",
     "LICENSE",
     "README.md",
+    "pyproject.toml",
 )
-CHECKOUT = (*SOURCE, "examples", "tests", "Makefile", "CONTRIBUTING.md", "pyproject.toml")
+CHECKOUT = (*SOURCE, "examples", "tests", "CONTRIBUTING.md")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # As in a container, /dev/kvm is missing.
 ENTER = r"""
@@ -159,14 +161,14 @@ def keys() -> Iterator[KeyMaker]:
 
 
 def first_commands() -> list[str]:
-    """Return the commands of README that end in a running machine, after those that install."""
+    """Return the commands of README that end in a running machine."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = [re.sub(r" +#.*", "", line) for block in blocks[:2] for line in block.splitlines()]
-    commands = lines[2:5]
-    assert [command.split()[:2] for command in commands] == [
-        ["pybuilder", verb] for verb in ("doctor", "list", "run")
-    ]
-    return commands
+    assert [line.partition("./dist")[0].split()[:3] for line in lines[:5]] == [
+        ["make", "deb"], ["sudo", "apt", "install"],
+        ["pybuilder", "doctor"], ["pybuilder", "list"], ["pybuilder", "run", "debian-12"],
+    ]  # fmt: skip
+    return lines[:5]
 
 
 @pytest.mark.parametrize(("suite", "has_publisher"), [("bookworm", False), ("trixie", True)])
@@ -175,10 +177,11 @@ def test_debian_packages(
 ) -> None:
     builder = System(folder / "builder", suite)
     (builder.folder / "src").mkdir()
-    for name in (*SOURCE, "pyproject.toml"):
+    for name in SOURCE:
         builder.copy(ROOT / name, f"/src/{name if (ROOT / name).is_dir() else ''}")
     builder.run("apt-get -q update && apt-get -q -y install --no-install-recommends build-essential lintian")
-    output = builder.run("cd /src && scripts/deb")
+    make_packages, install, doctor, listing, run = first_commands()
+    output = builder.run(f"cd /src && {make_packages}")
     assert ("without virt-pybuilder-repo" in output) != has_publisher
     packages = sorted((builder.folder / "src/dist").iterdir())
     names = ["virt-pybuilder", *(["virt-pybuilder-repo"] if has_publisher else [])]
@@ -189,13 +192,13 @@ def test_debian_packages(
     assert findings == ""
 
     system = System(folder / "system", suite)
-    for package in packages:
-        system.copy(package, "/root")
+    system.copy(builder.folder / "src/dist", "/root/dist")
     (folder / "site").mkdir()
     site = make_site(folder / "site", keys)
     shutil.copytree(folder / "site", system.folder / "site")
     before = system.files()
-    system.run("apt-get -q update && apt-get -q -y install --no-install-recommends /root/*.deb man-db")
+    system.run(f"apt-get -q update && cd && {install.removeprefix('sudo ')} -q -y")
+    system.run("apt-get -q -y install --no-install-recommends man-db")
     system.run("useradd --create-home person")
     sources = system.folder / "home/person/.config/pybuilder/repos.d"
     sources.mkdir(parents=True)
@@ -214,7 +217,6 @@ def test_debian_packages(
     shutil.copytree(publisher.site, system.folder / "debian")
     shutil.copyfile(publisher.public_key, sources / "debian.gpg")
     (sources / "debian.conf").write_text("[debian]\nuri=/debian/index.asc\ngpgkey=./debian.gpg\n")
-    doctor, listing, run = first_commands()
     assert "PROBLEM" not in system.run(f"cd && {doctor}", user="person")
     assert "debian-12" in system.run(f"cd && {listing}", user="person")
     system.run_until(f"cd && {run}", "login:", user="person", seconds=1200)

@@ -37,12 +37,14 @@ class KvmVerdict:
         reason: The reason, in a few words for the user.
         proved: Whether it was tested; False if there was no kernel to test it with.
         detail: The output of the test; empty if there was none.
+        forbidden: Whether only this user may not use it.
     """
 
     usable: bool
     reason: str
     proved: bool
     detail: str = ""
+    forbidden: bool = False
 
 
 def kvm_verdict(state: Path, on_event: Reporter) -> KvmVerdict:
@@ -54,6 +56,7 @@ def kvm_verdict(state: Path, on_event: Reporter) -> KvmVerdict:
             usable=False,
             reason=f"no permission to use {_DEVICE} (is this user in the group kvm?)",
             proved=True,
+            forbidden=True,
         )
     record = state / "accelerator.json"
     key = _key()

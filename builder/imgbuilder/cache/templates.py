@@ -112,10 +112,11 @@ class Templates:
         """Get a template, verify it, store it, and return its digest."""
         digest = selection.entry.sha512
         if digest is None:
-            _announce(selection, fetcher, on_event)
             with temporary_file(self._folder.templates) as (descriptor, temporary):
                 file = HashingFile(descriptor, sha256=selection.entry.sha256 is not None)
-                fetcher.fetch(self._download_of(selection, file, on_event))
+                download = self._download_of(selection, file, on_event)
+                _announce(selection, fetcher, on_event)
+                fetcher.fetch(download)
                 return self._keep(selection, file, temporary)
         for path in (root / "templates" / digest for root in self._shared):
             # Not Path.is_file: it fails where a folder above is closed to us.
@@ -139,10 +140,10 @@ class Templates:
         self, selection: Selection, fetcher: Fetcher, on_event: Reporter, part: PartialFile
     ) -> None:
         """Get the rest of a template from one address, and store it."""
-        _announce(selection, fetcher, on_event)
         part.continue_from(selection.url)
         try:
             download = self._download_of(selection, part, on_event, part=part)
+            _announce(selection, fetcher, on_event)
             download_verified(fetcher, download, lambda: self._keep(selection, part, part.path))
         except Interrupted as error:
             if part.resumable:

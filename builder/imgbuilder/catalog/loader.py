@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from itertools import takewhile
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -100,20 +101,20 @@ class Loader(NamedTuple):
         """
         if self.offline:
             return self
-        firsts = [
-            self._in_turn(source.index(signed=self.check and source.check))[0]
-            for source in sources
-            if any(local_path(uri) is None for uri in source.addresses)
-        ]
-        remote = [first for first in firsts if local_path(first.uri) is None]
+        remote = [mirrors for source in sources if (mirrors := self._asked_first(source))]
         if len(remote) < 2:
             return self
         from imgbuilder.fetch.ahead import AheadFetcher  # late: lists of local sources stay quick
 
         lost = self.states.unreachable(self.clock())
-        remote.sort(key=lambda first: _server(first) in lost)
-        asked = [self._download(first, io.BytesIO(), math.inf) for first in remote]
+        remote.sort(key=lambda mirrors: _server(mirrors[0]) in lost)
+        asked = [[self._download(mirror, io.BytesIO(), math.inf) for mirror in mirrors] for mirrors in remote]
         return self._replace(fetcher=AheadFetcher(self.fetcher, asked))
+
+    def _asked_first(self, source: Source) -> list[Source]:
+        """Return the source once per address that is asked before one of this machine."""
+        mirrors = self._in_turn(source.index(signed=self.check and source.check))
+        return list(takewhile(lambda mirror: local_path(mirror.uri) is None, mirrors))
 
     def load(self, source: Source) -> LoadedSource:
         """Fetch, verify and parse the index of a source."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from click.core import ParameterSource
 
 from imgbuilder.appliance import Attachment
+from imgbuilder.appliance.accelerator import kvm_verdict
 from imgbuilder.building.preflight import check_disk
 from imgbuilder.building.request import CustomizeRequest
 from imgbuilder.building.target import find_file_target
@@ -22,8 +23,8 @@ from imgbuilder.customize.passwords import PasswordSelector, PasswordSource
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.disk.imageheader import check_other
 from imgbuilder.errors import PybuilderError, UsageError, WorkspaceError
-from imgbuilder.events import Step, ignore
-from imgbuilder.host import arch
+from imgbuilder.events import Step, ignore, warn
+from imgbuilder.host import arch, paths
 from imgbuilder.host.workspace import explaining, new_file
 from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
@@ -154,7 +155,13 @@ def machine_virt_install(call: Call) -> None:
 def _write_for_libvirt(call: Call, describe: Callable[..., str]) -> None:
     image, target = _image_and_target(call)
     machine = _machine(call, image, image.parent.resolve() / image.name)
-    _write(call, image, target, describe(machine, kvm=machine.arch == arch.host_arch()))
+    kvm = machine.arch == arch.host_arch()
+    if kvm:
+        verdict = kvm_verdict(paths.state_dir(), call.reporter)
+        kvm = verdict.usable or verdict.forbidden  # libvirt has rights of its own
+        if not kvm:
+            warn(call.reporter, f"{verdict.reason}; emulation is written, which is slower")
+    _write(call, image, target, describe(machine, kvm=kvm))
 
 
 def _image_and_target(call: Call) -> tuple[Path, Path | None]:

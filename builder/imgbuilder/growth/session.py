@@ -20,18 +20,13 @@ from imgbuilder.guests import mounting
 from imgbuilder.guests.ports import Appliance
 from imgbuilder.guests.roots import partition_of
 from imgbuilder.guests.unlocking import DiskKey, unlock
+from imgbuilder.host.packages import install_hint
 
 _Grow = Callable[[str], None]
 
 _EXT = {"ext2", "ext3", "ext4"}
-_FEATURES = {
-    "xfs": ("xfs", "libguestfs-xfs"),
-    "btrfs": ("btrfs", "btrfs-progs"),
-    "f2fs": ("f2fs", "f2fs-tools"),
-    "ntfs": ("ntfsprogs", "ntfs-3g"),
-    "LVM2_member": ("lvm2", "lvm2"),
-}
-"""libguestfs's feature group for each content, and the Debian package that adds it to the appliance."""
+_FEATURES = {"xfs": "xfs", "btrfs": "btrfs", "f2fs": "f2fs", "ntfs": "ntfsprogs", "LVM2_member": "lvm2"}
+"""libguestfs's feature group for each content; the table of packages has what adds it to the appliance."""
 _WHILE_MOUNTED = _EXT | {"xfs", "btrfs"}
 _GROWABLE = _WHILE_MOUNTED | {"f2fs", "ntfs", "swap"}
 
@@ -264,13 +259,11 @@ def _check_and_grow(appliance: Appliance, device: str) -> None:
 
 def _require(appliance: Appliance, kind: str) -> None:
     """Refuse content for which the appliance has no program."""
-    if kind not in _FEATURES:
-        return
-    feature, package = _FEATURES[kind]
-    if not appliance.supports(feature):
+    feature = _FEATURES.get(kind)
+    if feature is not None and not appliance.supports(feature):
         raise GuestError(
             f"the appliance has no program to grow {kind}",
-            hint=f"on Debian: apt-get install {package}, and build again; or {ADVICE}",
+            hint=f"{install_hint(feature)}, and build again; or {ADVICE}",
         )
 
 

@@ -14,10 +14,15 @@ _KNOWN_BEST = "debian"
 
 
 def install_command(*needs: str) -> str:
-    """Return the command that installs what the table names; other names are taken for packages."""
+    """Return the command that installs what the table names; other names are taken for packages.
+
+    It is empty when this distribution has none of it.
+    """
     column = _distribution()
     table = _column(column or _KNOWN_BEST)
     packages = dict.fromkeys(word for need in needs for word in table.get(need, need).split() if word != "-")
+    if not packages:
+        return ""
     command = " ".join([table["command"], *packages])
     if column is None:
         return f"{command}  (on Debian; see {TABLE} for others)"
@@ -26,7 +31,18 @@ def install_command(*needs: str) -> str:
 
 def install_hint(*needs: str) -> str:
     """Return the advice of an error about missing programs or libraries."""
-    return f"run: {install_command(*needs)}"
+    command = install_command(*needs)
+    return f"run: {command}" if command else f"this distribution has no package of {' and '.join(needs)}"
+
+
+def packages_elsewhere(need: str) -> str:
+    """Return the package on each distribution, for a text that is read on another machine."""
+    head, *rows = _rows()
+    found = next(row for row in rows if row[0] == need)
+    names: dict[str, list[str]] = {}
+    for place in range(2, len(head)):
+        names.setdefault(found[place], []).append(head[place])
+    return ", ".join(f"{package} ({', '.join(places)})" for package, places in names.items())
 
 
 def _distribution() -> str | None:

@@ -83,7 +83,8 @@ class Board:
     program: str
     firmware: tuple[tuple[str, str], ...]
     """Places of the UEFI firmware's code and of its empty variables, in pairs."""
-    package: str
+    uefi: str
+    """Its name in the table of packages."""
 
 
 _OVMF = ("/usr/share/OVMF", "/usr/share/edk2/ovmf", "/usr/share/edk2/x64", "/usr/share/qemu")
@@ -98,7 +99,7 @@ BOARDS = {
             (f"{_OVMF[2]}/OVMF_CODE.4m.fd", f"{_OVMF[2]}/OVMF_VARS.4m.fd"),
             (f"{_OVMF[3]}/ovmf-x86_64-code.bin", f"{_OVMF[3]}/ovmf-x86_64-vars.bin"),
         ),
-        "ovmf",
+        "uefi-x86_64",
     ),
     "i686": Board(
         "q35",
@@ -108,8 +109,10 @@ BOARDS = {
             # It could check signatures, but its empty variables have no keys.
             (f"{_OVMF[0]}/OVMF32_CODE_4M.secboot.fd", f"{_OVMF[0]}/OVMF32_VARS_4M.fd"),
             ("/usr/share/edk2/ovmf-ia32/OVMF_CODE.fd", "/usr/share/edk2/ovmf-ia32/OVMF_VARS.fd"),
+            ("/usr/share/edk2/ia32/OVMF_CODE.4m.fd", "/usr/share/edk2/ia32/OVMF_VARS.4m.fd"),
+            ("/usr/share/qemu/ovmf-ia32-code.bin", "/usr/share/qemu/ovmf-ia32-vars.bin"),
         ),
-        "ovmf-ia32",
+        "uefi-i386",
     ),
     "aarch64": Board(
         "virt",
@@ -121,8 +124,10 @@ BOARDS = {
                 "/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw",
                 "/usr/share/edk2/aarch64/vars-template-pflash.raw",
             ),
+            ("/usr/share/edk2/aarch64/QEMU_CODE.fd", "/usr/share/edk2/aarch64/QEMU_VARS.fd"),
+            ("/usr/share/qemu/aavmf-aarch64-code.bin", "/usr/share/qemu/aavmf-aarch64-vars.bin"),
         ),
-        "qemu-efi-aarch64",
+        "uefi-aarch64",
     ),
 }
 """The architectures that can be described, by virt-builder's names."""

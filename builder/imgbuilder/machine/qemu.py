@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from imgbuilder.errors import ToolError
+from imgbuilder.host.packages import install_hint
 from imgbuilder.machine.model import Firmware, Machine, board
 
 FirmwareFiles = tuple[Path, Path]
@@ -21,7 +22,7 @@ def find_firmware(machine: Machine) -> FirmwareFiles | None:
             return Path(code), Path(variables)
     raise ToolError(
         f"UEFI firmware for machines of {machine.arch} is not installed",
-        hint=f"on Debian: apt-get install {board(machine.arch).package}",
+        hint=install_hint(board(machine.arch).uefi),
     )
 
 

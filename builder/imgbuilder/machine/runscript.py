@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
+from imgbuilder.host.packages import packages_elsewhere
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import Firmware, Machine, board
 from imgbuilder.machine.qemu import network_card, screen
@@ -12,12 +13,6 @@ from imgindex import __version__
 
 OLDEST_QEMU = "4.2"
 """The oldest QEMU that knows all options that are used."""
-_PACKAGES = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-system-i386": "qemu-system-x86",
-    "qemu-system-aarch64": "qemu-system-arm",
-}
-"""Packages of Debian; the script may run on a different machine from this one."""
 
 _SCRIPT = """\
 #!/bin/sh
@@ -88,7 +83,7 @@ case $image in /*) ;; *) image=$here/$image ;; esac
     fail "the image $image is missing; if it was moved, write this script again: \\
 pybuilder machine script IMAGE -o run"
 [ -r "$image" ] || fail "$image cannot be read"
-command -v "$qemu" >/dev/null 2>&1 || fail "$qemu is not installed; on Debian: apt-get install @PACKAGE@"
+command -v "$qemu" >/dev/null 2>&1 || fail "$qemu is not installed; its package: @PACKAGE@"
 
 version=$("$qemu" --version | sed -n '1s/.*version \\([0-9][0-9.]*\\).*/\\1/p')
 older=$(printf '%s\\n%s\\n' "$version" "$tested" | sort -t . -k 1,1n -k 2,2n | head -n 1)
@@ -115,8 +110,9 @@ else
 fi
 # On some hosts, mostly virtual machines, KVM exists but fails.
 accelerator=tcg
-if [ -w /dev/kvm ] && echo quit | timeout 10 "$qemu" -machine @MACHINE@ -accel kvm -cpu max -m 64 \\
-    -nodefaults -display none -monitor stdio >/dev/null 2>&1; then
+# Where QEMU aborts, the shell that started it says so: not on this terminal.
+if [ -w /dev/kvm ] && (echo quit | timeout 10 "$qemu" -machine @MACHINE@ -accel kvm -cpu max -m 64 \\
+    -nodefaults -display none -monitor stdio; exit $?) >/dev/null 2>&1; then
     accelerator=kvm
 fi
 set -- -name "$(printf '%s' "$name" | sed 's/,/,,/g')" -machine @MACHINE@ -accel "$accelerator" -cpu max \\
@@ -148,7 +144,7 @@ for pair in @PAIRS@; do
         break
     fi
 done
-[ -n "$code" ] || fail "there is no UEFI firmware for the guest; on Debian: apt-get install @EFI_PACKAGE@"
+[ -n "$code" ] || fail "the UEFI firmware for the guest is not installed; its package: @UEFI_PACKAGE@"
 temporary=$(mktemp -d)
 cp "$variables" "$temporary/variables"
 chmod u+w "$temporary/variables"
@@ -174,7 +170,7 @@ def run_script(machine: Machine) -> str:
         "GRAPHIC": "yes" if machine.graphic else "no",
         "TESTED": shlex.quote(machine.tested or OLDEST_QEMU),
         "PROGRAM": facts.program,
-        "PACKAGE": _PACKAGES[facts.program],
+        "PACKAGE": packages_elsewhere(facts.program),
         "NIC": network_card(machine),
         "SCREEN": screen(machine),
         "MACHINE": facts.machine,
@@ -185,7 +181,7 @@ def run_script(machine: Machine) -> str:
     if machine.firmware is Firmware.UEFI:
         text = text.replace("@FIRMWARE@", _UEFI)
         values["PAIRS"] = " ".join(f"{code}:{variables}" for code, variables in facts.firmware)
-        values["EFI_PACKAGE"] = board(machine.arch).package
+        values["UEFI_PACKAGE"] = packages_elsewhere(facts.uefi)
     # One pass: text of users is never searched for placeholders.
     return _PLACEHOLDER.sub(lambda found: values[found.group(1)], text)
 

@@ -25,6 +25,7 @@ from imgbuilder.events import Reporter, debug
 from imgbuilder.fetch.urls import Address, without_secrets
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.packages import install_hint
 from imgbuilder.host.paths import temporary_dir
 from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.process import Popen
@@ -228,7 +229,7 @@ def _usable_keyring(request: BootstrapRequest) -> Path:
     if not keyring.is_file():
         hint = "give --suite-keyring the file with the archive's public keys"
         if request.keyring is None:
-            hint = f"on Debian and Ubuntu: apt-get install {recipe.keyring_package}; or {hint}"
+            hint = f"{install_hint('debian-archive-keyring')}; or {hint}"
         raise UsageError(f"the archive's keys are missing: {keyring}", hint=hint)
     if any(character.isspace() or character in "[]#\"'\\" for character in str(keyring)):
         raise UsageError(
@@ -246,14 +247,13 @@ def _usable_mode(mode: Mode) -> Mode:
         if process.find_program("newuidmap") is None:
             raise ToolError(
                 "installing packages without root needs the program newuidmap, which is missing",
-                hint="on Debian: apt-get install uidmap",
+                hint=install_hint("newuidmap"),
             )
         for table in _RANGES:
             if not _has_range(table, user):
                 raise ToolError(
                     f"installing packages without root needs a range of user numbers for {user} in {table}",
-                    hint=f"apt-get install uidmap, and as root: "
-                    f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
+                    hint=f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
                 )
         _check_can_be_entered(temporary_dir().resolve())
     return mode

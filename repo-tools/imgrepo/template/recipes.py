@@ -101,7 +101,6 @@ class TemplateRecipe:
     rolling: bool = False
     old_grub: bool = False
     keyring: Path = GUEST_KEYRING
-    keyring_package: str = "debian-archive-keyring"
 
     def suites(self, sources: Mirrors) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Return the addresses of archives, and the suites that are used of each."""

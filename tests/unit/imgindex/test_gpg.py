@@ -268,7 +268,7 @@ def test_missing_programs(keys: KeyMaker, key: str, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="gpgv is not installed") as caught:
         GpgVerifier().verify(signed, pin, where="test")
-    assert caught.value.hint == "on Debian: apt-get install gpgv"
+    assert "pybuilder doctor" in str(caught.value.hint)
     with pytest.raises(ToolError, match="gpg is not installed"):
         trusted_keys_from_keyring(key)
     with pytest.raises(ToolError, match="gpg is not installed"):

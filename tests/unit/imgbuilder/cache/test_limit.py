@@ -18,6 +18,7 @@ from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
 from imgbuilder.errors import FetchError, UsageError, WorkspaceError
+from imgbuilder.events import Event, Step
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.host import paths
 from imgindex.model import Entry
@@ -191,8 +192,10 @@ def test_as_much_goes_as_is_needed_for_what_fits_then(
         again = replace(
             templates[1], entry=replace(templates[1].entry, sha512="7" * 128, compressed_size=10 * NOISE)
         )
+        said: list[Event] = []
         with pytest.raises(WorkspaceError, match="template needs"):
-            cache.get_template(again, SourceFetcher())
+            cache.get_template(again, SourceFetcher(), said.append)
+        assert not [event for event in said if isinstance(event, Step)], "no download is announced"
         assert [path.name for path in root.rglob("*") if path.name not in before] == ["7" * 128 + ".lock"]
         assert sorted(path.name for path in root.rglob("*") if path.name in before) == before
 

@@ -140,10 +140,11 @@ def test_the_environment_s_proxy_is_used_unless_the_source_says_no(
 
 
 @pytest.mark.parametrize("words", [("--list",), ("source", "list", "--long")])
+@pytest.mark.parametrize("first_is_dead", [False, True])
 def test_servers_are_asked_side_by_side(
-    home: Path, site: Site, pybuilder: Command, words: tuple[str, ...]
+    home: Path, site: Site, pybuilder: Command, words: tuple[str, ...], first_is_dead: bool
 ) -> None:
-    """Each of them answers only when both were asked."""
+    """Each answers only when both were asked; so do the mirrors where first addresses are dead."""
     both = threading.Barrier(2, timeout=20)
     index = (site.folder / "index.asc").read_bytes()
 
@@ -152,9 +153,12 @@ def test_servers_are_asked_side_by_side(
         return answer(index)
 
     with FaultServer([reply]) as one, FaultServer([reply]) as other:
-        configure(home, site, b=f"uri={one.url}/index.asc", a=f"uri={other.url}/index.asc")
+        addresses = {name: f"{server.url}/index.asc" for name, server in (("b", one), ("a", other))}
+        for name in addresses if first_is_dead else ():
+            addresses[name] = f"http://127.0.0.1:{free_port()}/index.asc,{addresses[name]}"
+        configure(home, site, **{name: f"uri={uris}" for name, uris in addresses.items()})
         ran = pybuilder(*words).good()
-    assert ran.err == ""
+    assert ran.err.count("its next address is tried") == (2 if first_is_dead else 0)
     if words[0] == "source":
         assert ran.out.index(one.url) < ran.out.index(other.url)
 

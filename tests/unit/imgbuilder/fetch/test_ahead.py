@@ -38,7 +38,7 @@ def wanted(url: str, events: list[Event]) -> Download:
 
 def test_all_are_asked_at_once_and_handed_out_in_order(events: list[Event]) -> None:
     urls = ("http://a/i", "http://dead/i", "http://c/i")
-    fetcher = AheadFetcher(Together(3), [wanted(url, events) for url in urls])
+    fetcher = AheadFetcher(Together(3), [[wanted(url, events)] for url in urls])
     assert events == []
     first, second, third = (wanted(url, events) for url in urls)
     assert fetcher.fetch(third) == Fetched("http://c/i", 10)
@@ -52,10 +52,23 @@ def test_all_are_asked_at_once_and_handed_out_in_order(events: list[Event]) -> N
 
 def test_what_was_not_begun_and_what_is_asked_for_again_is_fetched(events: list[Event]) -> None:
     inner = Together(1)
-    fetcher = AheadFetcher(inner, [wanted("http://a/i", events)])
+    fetcher = AheadFetcher(inner, [[wanted("http://a/i", events)]])
     for url in ("http://a/i", "http://a/i", "http://b/i"):
         fetcher.fetch(wanted(url, events))
     assert inner.asked == ["http://a/i", "http://a/i", "http://b/i"]
+
+
+def test_the_next_address_is_asked_when_one_cannot_be_had(events: list[Event]) -> None:
+    urls = ("http://dead/i", "http://a/i", "http://b/i")
+    inner = Together(1)
+    fetcher = AheadFetcher(inner, [[wanted(url, events) for url in urls]])
+    with pytest.raises(FetchError):
+        fetcher.fetch(wanted(urls[0], events))
+    fetcher.fetch(wanted(urls[1], events))
+    assert inner.asked == ["http://dead/i", "http://a/i"]
+    # What came from there was refused: only now is the last one asked.
+    fetcher.fetch(wanted(urls[2], events))
+    assert inner.asked == [*urls]
 
 
 def test_a_fault_of_the_program_comes_out_as_itself(events: list[Event]) -> None:
@@ -63,6 +76,6 @@ def test_a_fault_of_the_program_comes_out_as_itself(events: list[Event]) -> None
         def fetch(self, download: Download) -> Fetched:
             raise ZeroDivisionError
 
-    fetcher = AheadFetcher(Faulty(), [wanted("http://a/i", events)])
+    fetcher = AheadFetcher(Faulty(), [[wanted("http://a/i", events)]])
     with pytest.raises(ZeroDivisionError):
         fetcher.fetch(wanted("http://a/i", events))

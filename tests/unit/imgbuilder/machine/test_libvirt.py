@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 import shutil
 import subprocess
@@ -11,6 +12,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from imgbuilder.appliance import accelerator
+from imgbuilder.appliance.accelerator import KvmVerdict
+from imgbuilder.cli import machines
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError
 from imgbuilder.machine.libvirt import domain_name, libvirt_xml, virt_install_command
@@ -19,6 +23,12 @@ from tests.fakes.commands import Command
 from tests.fakes.machine import locked
 
 MACHINE = Machine("my web", Path("/srv/a,b & <c>.img"), OutputFormat.RAW)
+
+
+@pytest.fixture(autouse=True)
+def without_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel is booted to test it."""
+    monkeypatch.setattr(accelerator, "_DEVICE", Path("/nonexistent"))
 
 
 @pytest.mark.parametrize("arch", ["x86_64", "i686", "aarch64"])
@@ -115,6 +125,24 @@ def test_the_command(tmp_path: Path, pybuilder: Command) -> None:
     subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", foreign, "4M"], check=True)
     assert "format=vmdk" in pybuilder("machine", "virt-install", str(foreign), "--format", "vmdk").good().out
     pybuilder("machine", "virt-install", str(image), "--format", "vmdk").failed(1, "is not a vmdk image")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind"),
+    [
+        (KvmVerdict(usable=True, reason="", proved=True), "kvm"),
+        (KvmVerdict(usable=False, reason="forbidden", proved=True, forbidden=True), "kvm"),
+        (KvmVerdict(usable=False, reason="KVM is broken", proved=True), "qemu"),
+    ],
+)
+def test_kvm_that_does_not_work_is_not_written(
+    tmp_path: Path, pybuilder: Command, monkeypatch: pytest.MonkeyPatch, verdict: KvmVerdict, kind: str
+) -> None:
+    monkeypatch.setattr(machines, "kvm_verdict", lambda *_: verdict)
+    image = disk(tmp_path, "label: gpt\nsize=+\n")
+    ran = pybuilder("machine", "libvirt", str(image), "--arch", platform.machine()).good()
+    assert ran.out.startswith(f'<domain type="{kind}">')
+    assert ("KVM is broken; emulation is written" in ran.err) == (kind == "qemu")
 
 
 def test_the_image_is_not_replaced_by_its_script(tmp_path: Path, pybuilder: Command) -> None:

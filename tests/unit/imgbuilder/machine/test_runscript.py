@@ -22,7 +22,7 @@ MACHINE = Machine("web", Path("web.img"), OutputFormat.QCOW2)
 _QEMU = """\
 #!/bin/sh
 if [ "$1" = --version ]; then echo "QEMU emulator version ${VERSION:-7.2.9} (Debian)"; exit 0; fi
-case " $* " in *" -monitor stdio "*) exit ${KVM:-1};; esac
+case " $* " in *" -monitor stdio "*) [ -z "${KVM-}" ] && kill -ABRT $$; exit $KVM;; esac
 printf '%s\\n' "$@" >"$CALLED"
 exit ${STATUS:-0}
 """
@@ -107,7 +107,7 @@ def test_options(place: Place) -> None:
 
 def test_kvm_counts_only_where_it_works(place: Place) -> None:
     script = place.write(MACHINE)
-    place.run(script)
+    assert place.run(script).stderr == "", "the shell's word about a QEMU that aborts"
     assert place.value("-accel") == "tcg"
     if os.access("/dev/kvm", os.W_OK):
         place.run(script, KVM="0")
@@ -148,7 +148,7 @@ def test_an_image_that_is_not_there(place: Place) -> None:
 def test_no_qemu(place: Place) -> None:
     done = place.run(place.write(MACHINE), QEMU="no-such-qemu")
     assert done.returncode == 1
-    assert "apt-get install qemu-system-x86" in done.stderr
+    assert "qemu-system-x86 (debian, ubuntu, arch), qemu-system-x86-core (fedora)" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_uefi_has_variables_of_its_own_which_are_removed(
     variables.chmod(0o444)
     fake = Board(
         "q35", "ttyS0", "qemu-system-x86_64",
-        (("/nonexistent", "/nonexistent"), (str(code), str(variables))), "ovmf",
+        (("/nonexistent", "/nonexistent"), (str(code), str(variables))), "uefi-x86_64",
     )  # fmt: skip
     monkeypatch.setattr(runscript, "board", lambda _arch: fake)
     script = place.write(replace(MACHINE, firmware=Firmware.UEFI))
@@ -189,7 +189,7 @@ def test_uefi_has_variables_of_its_own_which_are_removed(
     assert str(temporary).replace(",", ",,") in drives[1]
     assert list(temporary.iterdir()) == []
     code.unlink()
-    assert "apt-get install ovmf" in place.run(script).stderr
+    assert "ovmf (debian, ubuntu)" in place.run(script).stderr
 
 
 def test_other_architectures() -> None:

@@ -500,7 +500,7 @@ class TestRunScript:
         monkeypatch.setitem(BOARDS, "x86_64", dataclasses.replace(BOARDS["x86_64"], firmware=()))
         library.add(text=f'{TEXT}\n[machine]\nfirmware = "uefi"\n')
         found = library.items()["run"]
-        assert (found["state"], found["hint"]) == ("unknown", "on Debian: apt-get install ovmf")
+        assert (found["state"], found["hint"]) == ("unknown", install_hint("uefi-x86_64"))
 
     def test_nothing_is_left(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
         places: list[Path] = []
