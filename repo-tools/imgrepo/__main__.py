@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 
 from imgbuilder.cli.entry import answer_at_once, run_quietly
-from imgbuilder.host.extras import install_command
+from imgbuilder.host.packages import extra_command
 
 _LIBRARIES = (
     "cyclonedx",
@@ -24,7 +24,7 @@ def _run(arguments: list[str]) -> int:
     missing = [name for name in _LIBRARIES if find_spec(name) is None]
     if missing:
         reason = f"the libraries of publishers are not installed ({', '.join(missing)})"
-        sys.stderr.write(f"pybuilder-repo: error: {reason}; type: {install_command('repo')}\n")
+        sys.stderr.write(f"pybuilder-repo: error: {reason}; type: {extra_command('repo')}\n")
         return 1
     code = answer_at_once("pybuilder-repo", arguments, __file__)
     if code is not None:

@@ -31,7 +31,7 @@ from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Limits
 from imgbuilder.fetch.urls import Address, without_secrets
 from imgbuilder.fetch.webrules import Headers, WebRequest
-from imgbuilder.host.extras import install_command
+from imgbuilder.host.packages import extra_command
 from imgindex import __version__
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
@@ -280,7 +280,7 @@ def _explain(
     if isinstance(error, requests.exceptions.InvalidSchema) and through.lower().startswith("socks"):
         return (
             f"{url}: proxy {through}: a SOCKS proxy needs the Python module PySocks, which is not installed",
-            f"{install_command('socks')}; or unset all_proxy and ALL_PROXY, or write proxy=no",
+            f"{extra_command('socks')}; or unset all_proxy and ALL_PROXY, or write proxy=no",
         )
     reason = _deepest(error)
     if isinstance(error, requests.exceptions.SSLError):

@@ -1,16 +1,21 @@
-"""Packages of the host's distribution, and the command that installs them, by the table ``packages.txt``."""
+"""The commands that install packages of the distribution, by ``packages.txt``, and optional libraries."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 TABLE = Path(__file__).parents[1] / "packages.txt"
 _KNOWN_BEST = "debian"
 """The column whose names are shown on a host of another distribution."""
+_EXTRAS = {"repo": "virt-pybuilder-repo", "s3": "python3-boto3", "socks": "python3-socks"}
+"""Debian packages with optional libraries, by the name of the extra in pyproject.toml."""
 
 
 def install_command(*needs: str) -> str:
@@ -64,3 +69,31 @@ def _column(name: str) -> Mapping[str, str]:
 def _rows() -> list[list[str]]:
     lines = TABLE.read_text(encoding="utf-8").splitlines()
     return [re.split(r" *\| *", line) for line in lines if not line.startswith("#")]
+
+
+def extra_command(extra: str) -> str:
+    """Return the command that installs the libraries of an extra, in the way that installed this program."""
+    if sys.prefix == "/usr":
+        return f"sudo apt install {_EXTRAS[extra]}"
+    wanted = shlex.quote(f"virt-pybuilder[{extra}]{_origin()}")
+    # A tool's environment has no pip, and belongs to the tool.
+    if Path(sys.prefix, "pipx_metadata.json").exists():
+        return f"pipx install --force {wanted}"
+    if Path(sys.prefix, "uv-receipt.toml").exists():
+        return f"uv tool install --force {wanted}"
+    return f"{shlex.quote(sys.executable)} -m pip install {wanted}"
+
+
+def _origin() -> str:
+    """Return where the program was installed from, unless that was an index of packages."""
+    from importlib import metadata  # late: this module is loaded for each download
+
+    try:
+        # Written by all installers: https://packaging.python.org/specifications/direct-url/
+        text = metadata.distribution("virt-pybuilder").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return ""
+    record = json.loads(text or "{}")
+    vcs = record.get("vcs_info", {}).get("vcs")
+    url = record.get("url")
+    return f" @ {vcs + '+' if vcs else ''}{url}" if url else ""

@@ -14,8 +14,8 @@ from typing import Any
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
-from imgbuilder.host.extras import install_command
 from imgbuilder.host.hashing import hash_file
+from imgbuilder.host.packages import extra_command
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
 from imgrepo.sharing.upload import UploadError, UploadPlace
@@ -48,7 +48,7 @@ class S3Target:
         except ImportError as error:
             raise ToolError(
                 "uploading to S3 needs boto3, which is not installed",
-                hint=install_command("s3"),
+                hint=extra_command("s3"),
             ) from error
         self._errors: tuple[type[Exception], ...] = (Boto3Error, BotoCoreError, ClientError, ValueError)
         self._place = place
