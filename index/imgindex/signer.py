@@ -45,6 +45,7 @@ class GpgSigner:
 
         may_ask = sys.stdin.isatty() if ask is None else ask
         self._valid_for = valid_for
+        self._found: dict[str, str] = {}
         # Without gpg.conf: a local-user or keyring line there would add or hide keys.
         options = ["--no-options", "--no-auto-check-trustdb", *command[1:]]
         environment = plain_environment()
@@ -63,7 +64,7 @@ class GpgSigner:
             raise ToolError(f"gpg does not work: {error}", hint="try: gpg --list-secret-keys") from error
 
     def check_key(self, key: str) -> str:
-        """Find the one secret key that would sign.
+        """Find the one secret key that would sign, once for each name.
 
         Args:
             key: Fingerprint, key id or part of a user id, as gpg takes them; ``!`` after a fingerprint
@@ -75,6 +76,11 @@ class GpgSigner:
         Raises:
             SigningError: No secret key matches, or several do, or none of them is usable.
         """
+        if key not in self._found:
+            self._found[key] = self._find_key(key)
+        return self._found[key]
+
+    def _find_key(self, key: str) -> str:
         wanted = key.strip().removesuffix("!")
         if not wanted or wanted.startswith("-") or "\n" in wanted:
             raise SigningError(

@@ -190,10 +190,19 @@ class Repository:
     def copy(self, base: Path) -> Repository:
         """Copy both folders, so that each killed publisher starts from the same state."""
         base.mkdir()
-        copy = Repository(base, self.gpg_home, self.pin, self.key, self.appliances)
+        twin = self.empty_twin(base)
+        twin.fill_from(self)
+        return twin
+
+    def empty_twin(self, base: Path) -> Repository:
+        """Return an empty repository of the same publisher."""
+        return Repository(base, self.gpg_home, self.pin, self.key)
+
+    def fill_from(self, other: Repository) -> None:
+        """Copy both folders of another repository, and what is in its images."""
         for name in ("images", "web"):
-            shutil.copytree(self.base / name, base / name, dirs_exist_ok=True)
-        return copy
+            shutil.copytree(other.base / name, self.base / name, dirs_exist_ok=True)
+        self.appliances.disks = dict(other.appliances.disks)
 
     def served(self) -> Index | None:
         """Return the index that a client accepts; None while nothing is published."""

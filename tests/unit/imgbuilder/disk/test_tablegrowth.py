@@ -326,8 +326,7 @@ def test_any_layout_grows_at_its_end_only(
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("sector", [512, 4096])
-@pytest.mark.parametrize("kind", list(DiskFormat))
+@pytest.mark.parametrize(("kind", "sector"), [(DiskFormat.RAW, 4096), (DiskFormat.QCOW2, 512)], ids=str)
 @pytest.mark.parametrize(
     ("folder", "name"),
     [

@@ -282,8 +282,15 @@ def test_a_port_answers_when_the_guest_does(
     assert answers or "port 80 does not answer" in record.reason
 
 
-@pytest.mark.parametrize("how", ["stay", "hang", "deaf"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        ("stay", signal.SIGINT),
+        ("hang", signal.SIGINT),
+        ("deaf", signal.SIGTERM),
+        ("stay", signal.SIGKILL),
+    ],
+)
 def test_stopped_by_a_signal_nothing_is_left(
     stub: Stub, entry: Path, tmp_path: Path, how: str, number: signal.Signals
 ) -> None:

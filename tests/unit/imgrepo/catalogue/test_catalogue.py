@@ -33,6 +33,7 @@ from tests.fakes.catalogues import (
 )
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.catalogue.pages import inside, pages_of
+from tests.unit.imgrepo.conftest import MakeTwin
 from tests.unit.imgrepo.repository import Repository
 
 WEB = "templates/debian-web/x86_64.html"
@@ -43,7 +44,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def library(repository: Repository) -> Repository:
+def library(twin: MakeTwin) -> Repository:
+    return twin(make_library)
+
+
+@pytest.fixture
+def own_library(repository: Repository) -> Repository:
+    """A library whose images the publisher remembers."""
     make_library(repository)
     return repository
 
@@ -56,30 +63,31 @@ def words_of(library: Repository, path: str) -> str:
     return " ".join(pages_of(site_files(library))[path].words.split())
 
 
-def test_a_page_tells_all_there_is(library: Repository) -> None:
+def test_a_page_tells_all_there_is(own_library: Repository) -> None:
     result = make_site(
-        library, base_url="http://images.example.org/", statistics=downloads(library, {3: 2, 5: 1})
+        own_library, base_url="http://images.example.org/", statistics=downloads(own_library, {3: 2, 5: 1})
     )
     assert (result.templates, result.changed) == (3, True)
-    entry, words = library.entry("debian-web"), words_of(library, WEB)
+    entry, words = own_library.entry("debian-web"), words_of(own_library, WEB)
     assert entry.sha512
     for expected in (
-        "A web server of Debian 12", "serves a page that says hello", "port 8080", entry.sha512, library.key,
+        "A web server of Debian 12", "serves a page that says hello", "port 8080", entry.sha512,
+        own_library.key,
         "1.0 MiB", f"{entry.compressed_size} bytes", "Revision 1,", "GPL-2.0-or-later", "Grace Example",
         "Booted in 42 seconds with QEMU 7.2.11 (emulated)", "ata1: link is slow", "4 packages",
         "libc6 2.36-9 amd64", "Source packages: 1,", "sources@example.org", "1 source package is missing",
         "the archive does not have it", "3 downloads by 2 clients", "Downloads of debian-web (x86_64)",
-        f"--source http://images.example.org/index.asc \\ --fingerprint {library.key}",
+        f"--source http://images.example.org/index.asc \\ --fingerprint {own_library.key}",
         "pybuilder debian-web --arch x86_64 \\ --source",
     ):  # fmt: skip
         assert expected in words, expected
     assert "Reviewed by" not in words
-    snake = words_of(library, "templates/ascii-snake/x86_64.html")
-    assert library.entry("ascii-snake").notes
+    snake = words_of(own_library, "templates/ascii-snake/x86_64.html")
+    assert own_library.entry("ascii-snake").notes
     assert snake.count("It starts by itself.") == snake.count("The keys are h, j, k and l.") == 1
-    (archive,) = [name for name in site_files(library) if name.startswith("sources/")]
-    assert site_files(library)[archive] == b"sources of debian-web"
-    plain = words_of(library, "templates/plain/x86_64.html")
+    (archive,) = [name for name in site_files(own_library) if name.startswith("sources/")]
+    assert site_files(own_library)[archive] == b"sources of debian-web"
+    plain = words_of(own_library, "templates/plain/x86_64.html")
     assert "Boot check" not in plain
     assert "Packages" not in plain
     assert "0 downloads" in plain
@@ -108,12 +116,12 @@ def test_the_same_again_writes_nothing(library: Repository) -> None:
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in library.web.rglob("*")} == before
 
 
-def test_signing_again_changes_one_page(library: Repository) -> None:
-    make_site(library, calendar=True)
-    before = site_files(library)
-    library.publish(signing=library.signing(valid_for=timedelta(days=30)))
-    make_site(library, calendar=True)
-    after = site_files(library)
+def test_signing_again_changes_one_page(own_library: Repository) -> None:
+    make_site(own_library, calendar=True)
+    before = site_files(own_library)
+    own_library.publish(signing=own_library.signing(valid_for=timedelta(days=30)))
+    make_site(own_library, calendar=True)
+    after = site_files(own_library)
     assert {name for name in after if after[name] != before.get(name)} == {"index.html"}
 
 
@@ -176,25 +184,25 @@ def test_a_held_back_entry_is_a_closed_door_and_nothing_else(library: Repository
     assert "templates/plain/x86_64.html" in site_files(library)
 
 
-def test_changes_since_the_last_revision_stay_until_the_next(library: Repository) -> None:
-    make_site(library)
-    first = json.loads(site_files(library)["catalogue.json"])
-    library.add("debian-web.img", b"new")
-    library.publish()
+def test_changes_since_the_last_revision_stay_until_the_next(own_library: Repository) -> None:
+    make_site(own_library)
+    first = json.loads(site_files(own_library)["catalogue.json"])
+    own_library.add("debian-web.img", b"new")
+    own_library.publish()
     newer = [*PACKAGES[1:], ("bash", "5.3-1"), ("nginx", "1.22")]
-    write_records(library, "debian-web", newer[1:], booted=False)
-    make_site(library)
-    words = words_of(library, WEB)
+    write_records(own_library, "debian-web", newer[1:], booted=False)
+    make_site(own_library)
+    words = words_of(own_library, WEB)
     assert "Changes since revision 1" in words
     for row in ("bash 5.2.15-2 5.3-1", "dash 0.5.12-2 gone", "nginx not there 1.22"):
         assert row in words
     assert "3 packages changed" in words
     assert "Did not boot: no login prompt in 120 seconds" in words
-    library.publish()
-    library.rewrite(library.read())  # signed again: no new revision
-    make_site(library)
-    assert "3 packages changed" in words_of(library, WEB)
-    shown = {one["name"]: one for one in json.loads(site_files(library)["catalogue.json"])["templates"]}
+    own_library.publish()
+    own_library.rewrite(own_library.read())  # signed again: no new revision
+    make_site(own_library)
+    assert "3 packages changed" in words_of(own_library, WEB)
+    shown = {one["name"]: one for one in json.loads(site_files(own_library)["catalogue.json"])["templates"]}
     before = {one["name"]: one for one in first["templates"]}
     assert shown["plain"]["published"] == before["plain"]["published"]
     assert shown["debian-web"]["published"] > before["debian-web"]["published"]
@@ -234,15 +242,15 @@ def test_a_broken_entry_keeps_no_other(library: Repository) -> None:
     assert not [name for name in site_files(library) if "ascii-snake" in name and name.endswith(".png")]
 
 
-def test_a_replaced_archive_of_sources_is_refused(library: Repository) -> None:
-    (archive,) = (library.images / "debian-web/sources").glob("*.tar")
+def test_a_replaced_archive_of_sources_is_refused(own_library: Repository) -> None:
+    (archive,) = (own_library.images / "debian-web/sources").glob("*.tar")
     archive.write_bytes(b"SOURCES of debian-web")
     with pytest.raises(RepositoryError, match="not the file that its record names"):
-        make_site(library)
-    assert not (library.web / "catalogue").exists()
+        make_site(own_library)
+    assert not (own_library.web / "catalogue").exists()
     archive.write_bytes(b"longer than it was")
-    make_site(library)
-    assert not [name for name in site_files(library) if name.startswith("sources/")]
+    make_site(own_library)
+    assert not [name for name in site_files(own_library) if name.startswith("sources/")]
 
 
 @pytest.mark.parametrize("name", ["../debian-web/entry.toml", "/etc/passwd", "no-such.tar", ".hidden"])
@@ -441,27 +449,27 @@ def test_names_that_a_catalogue_elsewhere_gives(data: bytes, names: tuple[str, .
 
 
 def test_reviewers_are_shown_as_long_as_their_word_holds(
-    library: Repository, keys: KeyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_library: Repository, keys: KeyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice = keys.make("Alice <alice@example.org>")
     reviewers = tmp_path / "reviewers.asc"
     reviewers.write_bytes(keys.export(alice))
-    folder = EntryFolder(library.images / "debian-web")
-    (library.images / "debian-web.img").rename(folder.path / "debian-web.img")
-    approve(folder, library.signing(alice), "read <b>all</b> of it", library.services(), ignore)
+    folder = EntryFolder(own_library.images / "debian-web")
+    (own_library.images / "debian-web.img").rename(folder.path / "debian-web.img")
+    approve(folder, own_library.signing(alice), "read <b>all</b> of it", own_library.services(), ignore)
     # What was published is remembered: no image is read for this.
     monkeypatch.setattr("imgrepo.library.approval.hash_image", lambda *_: pytest.fail("an image is read"))
-    make_site(library, reviewers=reviewers)
-    words = words_of(library, WEB)
+    make_site(own_library, reviewers=reviewers)
+    words = words_of(own_library, WEB)
     assert f"Reviewed by {alice}" in words
     assert ": read <b>all</b> of it" in words
-    assert b"<b>all" not in site_files(library)[WEB]
+    assert b"<b>all" not in site_files(own_library)[WEB]
     alone = "is shown without its folder, only as in the index"
-    assert f"ascii-snake {alone}: ascii-snake is not approved" in library.notices()
+    assert f"ascii-snake {alone}: ascii-snake is not approved" in own_library.notices()
     approved = folder.description.read_text()
     folder.description.write_text(approved.replace("Grace Example", "Mallory"))
-    make_site(library, reviewers=reviewers)
-    words = words_of(library, WEB)
+    make_site(own_library, reviewers=reviewers)
+    words = words_of(own_library, WEB)
     assert "Reviewed by" not in words
     assert [one for one in ("Mallory", "Booted in", "4 packages") if one in words] == []
-    assert f"debian-web {alone}: the approval" in library.notices()
+    assert f"debian-web {alone}: the approval" in own_library.notices()

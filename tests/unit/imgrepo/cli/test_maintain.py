@@ -22,6 +22,7 @@ from imgrepo.cli.main import run
 from imgrepo.webroot import edit
 from imgrepo.webroot.transaction import LOCK_NAME, locked, open_session
 from tests.fakes.keys import KeyMaker
+from tests.unit.imgrepo.conftest import MakeTwin
 from tests.unit.imgrepo.repository import Repository
 
 
@@ -49,12 +50,15 @@ class Operator:
         return signed.signed_at, signed.expires_at
 
 
-@pytest.fixture
-def operator(repository: Repository, capsys: pytest.CaptureFixture[str]) -> Operator:
+def publish_two(repository: Repository) -> None:
     repository.add("a.img", b"a")
     repository.add("b.img", b"b")
     repository.publish()
-    return Operator(repository, capsys)
+
+
+@pytest.fixture
+def operator(twin: MakeTwin, capsys: pytest.CaptureFixture[str]) -> Operator:
+    return Operator(twin(publish_two), capsys)
 
 
 def test_refresh_signs_again_and_keeps_its_period(operator: Operator) -> None:
@@ -441,8 +445,11 @@ def test_status_warns_of_a_key_that_expires(operator: Operator, keys: KeyMaker) 
     assert f"PROBLEM:     the key {short} expires at" in out
 
 
-def test_status_tells_what_changed_among_the_images(operator: Operator) -> None:
-    repository = operator.repository
+def test_status_tells_what_changed_among_the_images(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_two(repository)
+    operator = Operator(repository, capsys)
     repository.add("a.img", b"new")
     repository.add("c.img", b"c")
     (repository.images / "b.img").unlink()

@@ -82,7 +82,7 @@ _REQUESTS: dict[str, Callable[[LibguestfsAppliance], object]] = {
 }
 
 
-_ANSWERS: list[bytes | tuple[bytes, bytes]] = [
+_BROKEN: list[bytes | tuple[bytes, bytes]] = [
     b"",
     b"null",
     b"[]",
@@ -103,6 +103,9 @@ _ANSWERS: list[bytes | tuple[bytes, bytes]] = [
     b'{"error": {}, "errno": []}',
     b'{"error": "x", "errno": "EPERM"}',
     b'{"error": "x", "errno": "no such name"}',
+]
+"""Answers to no request at all: read before it is known what was asked."""
+_UNTRUE = [
     _result({"st_mode": 5}),
     _result({**_FACTS, "st_size": 1 << 70}),
     _result({**_FACTS, "st_size": True}),
@@ -119,10 +122,16 @@ _ANSWERS: list[bytes | tuple[bytes, bytes]] = [
 ]
 
 
+def test_answers_that_cannot_be_read(opened: Any) -> None:
+    for answer in _BROKEN:
+        with pytest.raises(UnfitError):
+            opened(answer, _REQUESTS["stat"])
+
+
 @pytest.mark.parametrize("request_name", _REQUESTS)
 @pytest.mark.timeout(300)
 def test_answers_that_cannot_be_true(opened: Any, request_name: str) -> None:
-    for answer in _ANSWERS:
+    for answer in (b'{"result": {}}', b"{}", *_UNTRUE):
         if request_name == "readlink" and answer in (_result("relative"), _result("/not/../plain")):
             continue  # a link may have any target
         with pytest.raises(UnfitError):
