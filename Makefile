@@ -30,7 +30,8 @@ test: check rows guest  ## set up and run all tests; the guest tests take minute
 test-long:  ## the slow and rare tests too: all templates and examples, SELinux, kills at every system call; hours under emulation
 	PYBUILDER_TEST_LONG=1 $(MAKE) test
 
-check: lint unit  ## lint, types, layering, documentation, and the unit tests
+check:  ## lint, types, layering, documentation, and the unit tests
+	@$(MAKE) --no-print-directory --jobs=2 lint unit
 
 lint: setup
 	$(BIN)/ruff check .
