@@ -80,7 +80,8 @@ def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> 
 @click.command(
     "upload",
     short_help="Copy a published folder to another machine.",
-    help="Upload WEBROOT to TARGET on another machine; files that are already there are not sent again.\n\n"
+    help="Upload WEBROOT to TARGET on another machine; files that are already there are not sent again, "
+    "and of a new revision only what is new, if the former one is still in WEBROOT.\n\n"
     "TARGET is s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh. The index "
     "goes last, so that clients never see one whose files are missing.",
     epilog=examples("pybuilder-repo upload web www.example.org:/srv/www/images"),

@@ -49,12 +49,11 @@ class Stretch(NamedTuple):
     old: int | None
 
 
-def former_revision(folder: Path, entry: Entry, before: Index) -> Revision | None:
-    """Return the revision of a template that a folder had by an older index; None if it is not there."""
+def former_entry(entry: Entry, before: Index) -> Entry | None:
+    """Return the entry that a template had in an older index, if its disk was another one."""
     for old in before.entries:
-        if (old.os_version, old.arch) == (entry.os_version, entry.arch) and old.zstd != entry.zstd:
-            revision = read_revision(folder, old)
-            return revision if revision is not None and revision.path.is_file() else None
+        if (old.os_version, old.arch) == (entry.os_version, entry.arch) and old.file != entry.file:
+            return old
     return None
 
 

@@ -11,18 +11,20 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
+from imgbuilder.events import Progress, ProgressEnd, Reporter, Step, ignore
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.process import Completed, Popen
 from imgbuilder.sizes import counted, human_size
-from imgrepo.sharing.upload import UploadError, UploadPlace
-from imgrepo.webroot.entries import stem_of_published
+from imgrepo.sharing.upload import NOTHING, Former, UploadError, UploadPlace
+from imgrepo.webroot.entries import NamedFile, is_complete, stem_of_published
 
+_BASIS = ".rsync-basis"
+"""Hidden folder there in which a new revision is made next to the old one."""
 _PATIENCE = 120
 """Seconds without a byte after which rsync gives up."""
 
@@ -68,8 +70,34 @@ class RsyncTarget:
                 raise UploadError(f"{self._where}: {name} is larger than {limit} bytes")
             return file.read_bytes()
 
-    def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
+    def put(
+        self, folder: Path, names: Sequence[str], on_event: Reporter, former: Mapping[str, Former] = NOTHING
+    ) -> tuple[str, ...]:
         """See ``Target.put``."""
+        sent: list[str] = []
+        for name in (name for name in names if name in former):
+            sent += self._put_revision(folder, former[name].file, name, on_event)
+        return (*sent, *self._put(folder, [name for name in names if name not in sent], on_event))
+
+    def _put_revision(self, folder: Path, old: NamedFile, name: str, on_event: Reporter) -> tuple[str, ...]:
+        """Send a file as its differences from an old one.
+
+        rsync compares it with the most similar name next to it, which may be another template's. So it is
+        made in a folder that has only the old file, as a second link to it.
+        """
+        if "/" in name or not is_complete(folder, old):
+            return ()
+        rooted = f"{folder.absolute()}/{old.name}"
+        self._rsync("--size-only", "--link-dest=..", rooted, f"{self._address}{_BASIS}/")
+        self._put(folder, [name], on_event, "--fuzzy", below=f"{_BASIS}/")
+        self._put(folder, [name], ignore, f"--link-dest={_BASIS}")
+        self.delete([_BASIS])
+        return (name,)
+
+    def _put(
+        self, folder: Path, names: Sequence[str], on_event: Reporter, *words: str, below: str = ""
+    ) -> tuple[str, ...]:
+        """Send files to the target, or into a folder of it."""
         if not names:
             return ()
         total = sum((folder / name).stat().st_size for name in names)
@@ -84,6 +112,7 @@ class RsyncTarget:
         # Size and time identify a file whose name has its digest. Two indexes may have both in common.
         by_content = any(stem_of_published(name) is None for name in names)
         done = self._rsync(
+            *words,
             *(["--checksum"] if by_content else []),
             "--times",
             "--perms",
@@ -95,7 +124,7 @@ class RsyncTarget:
             "--from0",
             "--files-from=-",
             f"{folder.absolute()}/",  # a colon in a relative name would make it a machine
-            self._address,
+            f"{self._address}{below}",
             names=names,
             on_line=moved,
         )
@@ -112,7 +141,13 @@ class RsyncTarget:
                 # A folder that is missing here has "vanished"; only the file itself must be missing.
                 Path(empty, name).parent.mkdir(parents=True, exist_ok=True)
             self._rsync(
-                "--delete-missing-args", "--from0", "--files-from=-", f"{empty}/", self._address, names=names
+                "--delete-missing-args",
+                "--force",
+                "--from0",
+                "--files-from=-",
+                f"{empty}/",
+                self._address,
+                names=names,
             )
 
     def _rsync(

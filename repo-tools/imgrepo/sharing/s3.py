@@ -7,18 +7,21 @@ configuration and environment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.packages import extra_command
+from imgbuilder.sizes import human_size
+from imgrepo.sharing.frames import Stretch
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
-from imgrepo.sharing.upload import UploadError, UploadPlace
+from imgrepo.sharing.upload import NOTHING, Former, UploadError, UploadPlace
 
 _DIGEST = "sha512"
 _TYPES = {
@@ -28,6 +31,10 @@ _TYPES = {
     ".asc": "text/plain; charset=utf-8",
     "": "text/plain; charset=utf-8",
 }
+_SMALLEST = 5 << 20
+"""Fewest bytes of a part of an object, except for the last one; a rule of S3."""
+_LARGEST = 16 << 20
+"""Bytes of a part that are sent, and held in memory, at once."""
 _PIECE = 1000
 """Most objects that one request deletes."""
 
@@ -35,6 +42,51 @@ _PIECE = 1000
 def content_type(name: str) -> str:
     """Return the Content-Type of a published file."""
     return _TYPES.get(PurePosixPath(name).suffix) or page_type(name)
+
+
+def _headers(name: str, digest: str) -> dict[str, Any]:
+    """Return the headers and metadata of an object."""
+    return {
+        "ContentType": content_type(name),
+        "CacheControl": cache_rule(name.rpartition("/")[2]),
+        "Metadata": {_DIGEST: digest},
+    }
+
+
+def copied_parts(
+    found: Sequence[Stretch], smallest: int = _SMALLEST, largest: int = _LARGEST
+) -> list[Stretch]:
+    """Divide an object into parts to upload and parts to copy; empty if nothing can be copied.
+
+    No part but the last may be small, so what is new takes bytes from the copied stretch behind it, and a
+    stretch that becomes too short for that is uploaded as well.
+    """
+    parts: list[Stretch] = []
+    for stretch in found:
+        new = bool(parts) and parts[-1].old is None
+        short = smallest - (parts[-1].end - parts[-1].start) if new else 0
+        if stretch.old is not None and stretch.end - stretch.start >= smallest + max(0, short):
+            if short > 0:
+                at = stretch.start + short
+                parts[-1] = parts[-1]._replace(end=at)
+                stretch = Stretch(at, stretch.end, stretch.old + short)
+            parts.append(stretch)
+        elif new:
+            parts[-1] = parts[-1]._replace(end=stretch.end)
+        else:
+            parts.append(stretch._replace(old=None))
+    if all(part.old is None for part in parts):
+        return []
+    return [piece for part in parts for piece in _pieces(part, largest)]
+
+
+def _pieces(part: Stretch, largest: int) -> Iterator[Stretch]:
+    """Divide a part into pieces of about the same size."""
+    length = part.end - part.start
+    count = -(-length // largest)
+    for number in range(count):
+        start, end = (part.start + length * place // count for place in (number, number + 1))
+        yield Stretch(start, end, None if part.old is None else part.old + start - part.start)
 
 
 class S3Target:
@@ -81,14 +133,21 @@ class S3Target:
             raise UploadError(f"{self._place.text}: {name} is larger than {limit} bytes")
         return data
 
-    def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
+    def put(
+        self, folder: Path, names: Sequence[str], on_event: Reporter, former: Mapping[str, Former] = NOTHING
+    ) -> tuple[str, ...]:
         """See ``Target.put``."""
         sent = []
         for name in names:
             digest = hash_file(folder / name, on_event=on_event, label=f"reading {name}")
             if self._digest_of(name) == digest:
                 continue
-            self._send(folder / name, name, digest, on_event)
+            old = former.get(name)
+            parts = [] if old is None else copied_parts(old.stretches)
+            if old is not None and parts and self._digest_of(old.file.name) == old.file.sha512:
+                self._send_parts(folder / name, name, digest, old.file.name, parts, on_event)
+            else:
+                self._send(folder / name, name, digest, on_event)
             sent.append(name)
         return tuple(sent)
 
@@ -105,6 +164,49 @@ class S3Target:
         digest: str | None = facts.get("Metadata", {}).get(_DIGEST)
         return digest
 
+    def _send_parts(
+        self, path: Path, name: str, digest: str, old: str, parts: Sequence[Stretch], on_event: Reporter
+    ) -> None:
+        """Send a file in parts, some of which the server copies from an old object."""
+        place = {"Bucket": self._place.bucket, "Key": self._key(name)}
+        new = sum(part.end - part.start for part in parts if part.old is None)
+        total, done = path.stat().st_size, 0
+        what = f"{human_size(new)} of {human_size(total)}, the rest is in {old}"
+        on_event(Step(f"Uploading {name} to {self._place.text}: {what}"))
+        upload: dict[str, Any] = {}
+        try:
+            upload = self._client.create_multipart_upload(**place, **_headers(name, digest))
+            made = []
+            with path.open("rb") as file:
+                for number, part in enumerate(parts, 1):
+                    which = {**place, "UploadId": upload["UploadId"], "PartNumber": number}
+                    made.append({"PartNumber": number, "ETag": self._part(file, part, old, which)})
+                    done += part.end - part.start
+                    on_event(Progress(name, done, total))
+            self._client.complete_multipart_upload(
+                **place, UploadId=upload["UploadId"], MultipartUpload={"Parts": made}
+            )
+        except self._errors as error:
+            with contextlib.suppress(*self._errors):
+                self._client.abort_multipart_upload(**place, UploadId=upload["UploadId"])
+            raise self._failure(f"{name} cannot be written", error) from error
+        finally:
+            on_event(ProgressEnd())
+
+    def _part(self, file: BinaryIO, part: Stretch, old: str, which: dict[str, Any]) -> str:
+        """Make one part of an object; return its ETag."""
+        length = part.end - part.start
+        if part.old is None:
+            file.seek(part.start)
+            made = self._client.upload_part(**which, Body=file.read(length))
+        else:
+            made = self._client.upload_part_copy(
+                **which,
+                CopySource={"Bucket": self._place.bucket, "Key": self._key(old)},
+                CopySourceRange=f"bytes={part.old}-{part.old + length - 1}",
+            )["CopyPartResult"]
+        return str(made["ETag"])
+
     def _send(self, path: Path, name: str, digest: str, on_event: Reporter) -> None:
         on_event(Step(f"Uploading {name} to {self._place.text}"))
         total, done = path.stat().st_size, 0
@@ -119,11 +221,7 @@ class S3Target:
                 str(path),
                 self._place.bucket,
                 self._key(name),
-                ExtraArgs={
-                    "ContentType": content_type(name),
-                    "CacheControl": cache_rule(name.rpartition("/")[2]),
-                    "Metadata": {_DIGEST: digest},
-                },
+                ExtraArgs=_headers(name, digest),
                 Callback=moved,
             )
         except self._errors as error:

@@ -13,11 +13,12 @@ import dataclasses
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from imgbuilder.errors import PybuilderError, RepositoryError, RolledBackError, TrustError, UsageError
 from imgbuilder.events import Reporter, warn
@@ -30,6 +31,7 @@ from imgindex.parse import parse_index
 from imgindex.trust import VerifiedText
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 from imgrepo.services import Services
+from imgrepo.sharing.frames import Stretch, former_entry, read_revision, stretches
 from imgrepo.webroot.entries import NamedFile, files_of, is_complete, stem_of_published
 from imgrepo.webroot.retired import GRACE, ServedFiles, retire
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file, read_served
@@ -66,6 +68,20 @@ class UploadPlace:
         return without_secrets(self.text)
 
 
+class Former(NamedTuple):
+    """The former revision of a file, which the target has under another name.
+
+    Attributes:
+        stretches: What both have in common, by the lists of their blocks; empty if that is not known.
+    """
+
+    file: NamedFile
+    stretches: Sequence[Stretch] = ()
+
+
+NOTHING: Mapping[str, Former] = MappingProxyType({})
+
+
 class Target(Protocol):
     """A served folder on another machine."""
 
@@ -77,8 +93,13 @@ class Target(Protocol):
         """Return a file of it; an UploadError if it is larger than ``limit`` bytes, or missing."""
         ...
 
-    def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
-        """Send the files that are new or changed, each whole or not at all; return their names."""
+    def put(
+        self, folder: Path, names: Sequence[str], on_event: Reporter, former: Mapping[str, Former] = NOTHING
+    ) -> tuple[str, ...]:
+        """Send the files that are new or changed, each whole or not at all; return their names.
+
+        Of those with a former revision there, only what is new is sent, as far as the target can do that.
+        """
         ...
 
     def delete(self, names: Sequence[str]) -> None:
@@ -159,7 +180,8 @@ def upload(
         before = _index_there(request, target, there, signed, services)
         # The name of a packed file holds its digest, and it appears there when it is complete.
         missing = [file for file in needed if not _is_there(file, there)]
-        sent = list(target.put(folder, [file.name for file in missing], on_event))
+        names = [file.name for file in missing]
+        sent = list(target.put(folder, names, on_event, _former(folder, served.index, before, names, there)))
         # Clients read only the last one; the others are for people.
         for name in _INDEX_FILES:
             sent += target.put(copies, [name], on_event)
@@ -187,6 +209,26 @@ def _is_there(file: NamedFile, there: dict[str, int]) -> bool:
         and file.size is not None
         and there.get(file.name) == file.size
     )
+
+
+def _former(
+    folder: Path, index: Index, before: Index, names: Sequence[str], there: dict[str, int]
+) -> dict[str, Former]:
+    """Find the former revision there of disks to be sent, by their names."""
+    found: dict[str, Former] = {}
+    for entry in index.entries:
+        old = former_entry(entry, before)
+        if old is None:
+            continue
+        found[entry.file] = Former(NamedFile(old.file, old.compressed_size, old.sha512))
+        if entry.zstd is not None and old.zstd is not None and entry.zstd.file in names:
+            revisions = read_revision(folder, entry), read_revision(folder, old)
+            blocks = [revision.blocks for revision in revisions if revision is not None]
+            found[entry.zstd.file] = Former(
+                NamedFile(old.zstd.file, old.zstd.compressed_size, old.zstd.sha512),
+                stretches(*blocks) if len(blocks) == 2 else (),
+            )
+    return {name: former for name, former in found.items() if _is_there(former.file, there)}
 
 
 def _complete(folder: Path, index: Index) -> list[NamedFile]:

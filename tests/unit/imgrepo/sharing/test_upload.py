@@ -11,12 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imgbuilder.errors import (
     RepositoryError,
@@ -26,14 +28,17 @@ from imgbuilder.errors import (
     UsageError,
     WorkspaceError,
 )
-from imgbuilder.events import Reporter, Step
+from imgbuilder.events import Event, Reporter, Step, ignore
 from imgindex.gpg import GpgVerifier
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgrepo.cli.main import run
+from imgrepo.sharing.frames import Stretch
 from imgrepo.sharing.rsync import RsyncTarget
-from imgrepo.sharing.s3 import S3Target, content_type
+from imgrepo.sharing.s3 import S3Target, content_type, copied_parts
 from imgrepo.sharing.upload import (
+    NOTHING,
+    Former,
     Target,
     UploadError,
     UploadPlace,
@@ -43,7 +48,8 @@ from imgrepo.sharing.upload import (
     upload,
 )
 from imgrepo.webroot import edit
-from imgrepo.webroot.entries import downloads_of, files_of
+from imgrepo.webroot.entries import NamedFile, downloads_of, files_of
+from tests.fakes.blocks import BLOCK, disk
 from tests.fakes.catalogues import make_library, make_site
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.conftest import MakeTwin
@@ -169,7 +175,7 @@ def daemon(tmp_path: Path) -> Iterator[FolderRemote]:
     config = tmp_path / "rsyncd.conf"
     config.write_text(
         f"use chroot = no\nlog file = {tmp_path}/rsyncd.log\npid file = {tmp_path}/rsyncd.pid\n{owner}"
-        f"transfer logging = yes\n[images]\npath = {folder}\nread only = no\n"
+        f"transfer logging = yes\nlog format = %o %f %b\n[images]\npath = {folder}\nread only = no\n"
     )
     words = [
         "rsync",
@@ -310,10 +316,12 @@ class Breaks:
     def read(self, name: str, limit: int) -> bytes:
         return self._call(self._target.read, name, limit)  # type: ignore[no-any-return]
 
-    def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
+    def put(
+        self, folder: Path, names: Sequence[str], on_event: Reporter, former: Mapping[str, Former] = NOTHING
+    ) -> tuple[str, ...]:
         sent: list[str] = []
         for name in names:  # one by one, so that each file can be the one that fails
-            sent += self._call(self._target.put, folder, [name], on_event)
+            sent += self._call(self._target.put, folder, [name], on_event, former)
         return tuple(sent)
 
     def delete(self, names: Sequence[str]) -> None:
@@ -526,12 +534,14 @@ def test_an_urgent_change_does_not_wait_for_an_upload(published: Repository, dae
     target = daemon.target()
     put = target.put
 
-    def withdraw_meanwhile(folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
+    def withdraw_meanwhile(
+        folder: Path, names: Sequence[str], on_event: Reporter, former: Mapping[str, Former] = NOTHING
+    ) -> tuple[str, ...]:
         if published.names() == ["a", "b"]:
             edit.withdraw(published.web, published.signing(), published.services(), ["b"], None, on_event)
             with pytest.raises(WorkspaceError, match="another upload"):
                 bring(published, daemon)
-        return put(folder, names, on_event)
+        return put(folder, names, on_event, former)
 
     target.put = withdraw_meanwhile  # type: ignore[method-assign]
     bring(published, daemon, target)
@@ -552,6 +562,84 @@ def test_large_files_arrive_in_parts(bucket: BucketRemote, tmp_path: Path) -> No
     assert bucket.files()["large.xz"] == data
     assert "-" in bucket.head("large.xz")["ETag"]
     assert bucket.target().put(tmp_path, ["large.xz"], lambda _event: None) == ()
+
+
+def test_rsync_sends_what_is_new_in_a_revision(
+    repository: Repository, daemon: FolderRemote, tmp_path: Path
+) -> None:
+    names = [f"debian-{number}" for number in (11, 12, 13)]
+    for number, name in enumerate(names):
+        repository.add(f"{name}.img")
+        (repository.images / f"{name}.img").write_bytes(disk(number))
+    repository.publish(zstd_level=1)
+    bring(repository, daemon)
+    log = tmp_path / "rsyncd.log"
+    before = len(log.read_text())
+    (repository.images / "debian-12.img").write_bytes(disk(1, changed=2))
+    repository.publish(zstd_level=1)
+    sent = bring(repository, daemon).sent
+    entry = repository.entry("debian-12")
+    assert set(sent) == {file.name for file in downloads_of(entry)} | {"index", "index.asc"}
+    assert index_of(repository, daemon.files()) == repository.read()
+    assert not list(daemon.folder.glob(".rsync-*"))
+    moved: dict[str, int] = {}
+    for line in log.read_text()[before:].splitlines():
+        word, name, count = line.split()[-3:]
+        if word == "recv":
+            moved[Path(name).name] = moved.get(Path(name).name, 0) + int(count)
+    assert entry.zstd is not None
+    assert 2 * BLOCK < moved[entry.zstd.file] < 4 * BLOCK
+    assert moved[entry.file] < (repository.web / entry.file).stat().st_size * 2 // 3
+
+
+def test_s3_copies_what_an_old_object_has(bucket: BucketRemote, tmp_path: Path) -> None:
+    old = os.urandom(24 << 20)
+    new = old[: 12 << 20] + b"new" + old[12 << 20 :]
+    digest = hashlib.sha512(old).hexdigest()
+    (tmp_path / "old.zst").write_bytes(old)
+    (tmp_path / "new.zst").write_bytes(new)
+    place = 12 << 20
+    common = (
+        Stretch(0, place, 0), Stretch(place, place + 3, None), Stretch(place + 3, len(new), place)
+    )  # fmt: skip
+    target = bucket.target()
+    target.put(tmp_path, ["old.zst"], ignore)
+    steps: list[Event] = []
+    former = {"new.zst": Former(NamedFile("old.zst", len(old), digest), common)}
+    assert target.put(tmp_path, ["new.zst"], steps.append, former) == ("new.zst",)
+    said = "".join(event.text for event in steps if isinstance(event, Step))
+    assert "5.0M of 24.0M, the rest is in old.zst" in said
+    assert bucket.files()["new.zst"] == new
+    assert bucket.head("new.zst")["Metadata"] == {"sha512": hashlib.sha512(new).hexdigest()}
+    assert bucket.head("new.zst")["ContentType"] == "application/zstd"
+    bucket.write("old.zst", bytes(len(old)))  # by another program, without a digest
+    bucket.client.delete_object(Bucket=bucket.bucket, Key="images/web/new.zst")
+    target.put(tmp_path, ["new.zst"], ignore, former)
+    assert bucket.files()["new.zst"] == new
+
+
+_LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1)
+
+
+@given(_LENGTHS)
+def test_parts_of_an_object_are_as_large_as_s3_asks(lengths: list[tuple[int, bool]]) -> None:
+    found, at = [], 0
+    for length, known in lengths:
+        found.append(Stretch(at, at + length, 1000 + at if known else None))
+        at += length
+    parts = copied_parts(found, 10, 30)
+    if not parts:
+        return
+    assert [part.start for part in parts] + [at] == [0, *(part.end for part in parts)]
+    assert all(10 <= part.end - part.start <= 30 for part in parts[:-1])
+    assert parts[-1].end - parts[-1].start <= 30
+    assert any(part.old is not None for part in parts)
+    for part in parts:
+        if part.old is not None:
+            assert part.old == 1000 + part.start
+            assert any(
+                one.old is not None and one.start <= part.start and part.end <= one.end for one in found
+            )
 
 
 @pytest.mark.row("S3")
