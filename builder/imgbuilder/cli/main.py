@@ -269,6 +269,14 @@ VERBS = (
                             help="Give a variable of the recipes a value.")],
         ),
     ),
+    _group(
+        "fleet", "Many machines from one file.",
+        _verb(
+            "plan", "Read a fleet, name all mistakes, and show its hosts and how they would be built.",
+            "fleets:plan_fleet", "FILE", options=[declared.JSON, *_STORE],
+        ),
+        _verb("schema", "Print the JSON Schema of fleets, for editors.", "fleets:print_schema"),
+    ),
     _verb(
         "run", "Run a template or an image in this terminal; customizations as in a build.", "machines:run",
         "OS-VERSION|IMAGE", options=declared.RUN, builds=True,

@@ -205,6 +205,8 @@ MESSAGES = (
     ),
 )  # fmt: skip
 
+JSON = Option(OTHER, "--json", is_flag=True, help="Print JSON, for programs.")
+
 GPGKEY = Option(
     SOURCES, "--gpgkey", metavar="FILE|FINGERPRINT", help="Key that must have signed the source (required)."
 )

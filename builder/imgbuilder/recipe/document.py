@@ -1,4 +1,4 @@
-"""One recipe file: its content, and errors that name file and line.
+"""One recipe file, or another TOML file of the user: its content, and errors that name file and line.
 
 ``tomllib`` does not report positions, nor do the libraries that keep a text's style (ADR 0008). So
 ``find_lines`` walks over a text that ``tomllib`` has accepted, without validating it, and finds
@@ -41,11 +41,12 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 
 
 class RecipeDocument:
-    """A parsed recipe file."""
+    """A parsed recipe file; ``kind`` is its name in errors, where it is another file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = "recipe") -> None:
         self.path = path
-        self._text = _read(path).replace("\r\n", "\n")
+        self._kind = kind
+        self._text = read_text(path, kind, _LARGEST).replace("\r\n", "\n")
         try:
             self.data: dict[str, Any] = tomllib.loads(self._text)
         except RecursionError:
@@ -70,7 +71,7 @@ class RecipeDocument:
         return UsageError(f"{self.place(key)}: {message}", hint=hint)
 
     def _too_deep(self) -> UsageError:
-        return UsageError(f"{self.path}: tables and lists are nested too deeply for a recipe")
+        return UsageError(f"{self.path}: tables and lists are nested too deeply for a {self._kind}")
 
     def _syntax_error(self, error: ValueError) -> UsageError:
         text = str(error)
@@ -102,17 +103,18 @@ def _syntax_hint(line: str, reason: str) -> str:
     return "see https://toml.io for the format; strings go in quotes, lists in [ ]"
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, kind: str, limit: int) -> str:
+    """Read a text file of the user."""
     try:
         with open_given(path) as file:
-            content = file.read(_LARGEST + 1)
+            content = file.read(limit + 1)
     except OSError as error:
         raise UsageError(
-            f"the recipe {str(path)!r} cannot be read: {error.strerror}", hint="check the name"
+            f"the {kind} {str(path)!r} cannot be read: {error.strerror}", hint="check the name"
         ) from error
-    if len(content) > _LARGEST:
+    if len(content) > limit:
         raise UsageError(
-            f"{path}: a recipe has at most {_LARGEST} bytes",
+            f"{path}: a {kind} has at most {limit} bytes",
             hint="keep large content in separate files, and use upload",
         )
     try:

@@ -21,22 +21,37 @@ _TOP = ("include", "variables", "operation")
 _Plain = TypeVar("_Plain", str, int)
 
 
-def read_recipe(path: Path, values: Mapping[str, str] | None = None) -> Recipe:
-    """Read a recipe and the recipes that it includes.
+class RecipeFiles:
+    """A recipe and the recipes that it includes, read once, for any values of its variables.
 
     An included file comes before the including one, and counts once even if several files include it. Its
     operations come first; the including file's settings and defaults replace its settings and defaults.
     """
-    gathered = _Gathered()
-    _gather(path, gathered, ())
-    known = resolve(gathered.variables, values or {})
-    settings: dict[str, Any] = {}
-    operations: list[Written] = []
-    for document in gathered.documents:
-        reader = _RecipeReader(document, known)
-        settings |= reader.settings()
-        operations += reader.operations()
-    return Recipe(settings, tuple(operations))
+
+    def __init__(self, path: Path) -> None:
+        self._gathered = _Gathered()
+        _gather(path, self._gathered, ())
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """The declared variables."""
+        return self._gathered.variables
+
+    def recipe(self, values: Mapping[str, str]) -> Recipe:
+        """Return the recipe with these values of its variables."""
+        known = resolve(self.variables, values)
+        settings: dict[str, Any] = {}
+        operations: list[Written] = []
+        for document in self._gathered.documents:
+            reader = _RecipeReader(document, known)
+            settings |= reader.settings()
+            operations += reader.operations()
+        return Recipe(settings, tuple(operations))
+
+
+def read_recipe(path: Path, values: Mapping[str, str] | None = None) -> Recipe:
+    """Read a recipe and the recipes that it includes."""
+    return RecipeFiles(path).recipe(values or {})
 
 
 @dataclass

@@ -21,7 +21,8 @@ from imgbuilder.guests.ports import Guest
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
-_METAVAR = "ADDRESS/PREFIX[,gateway=IP][,dns=IP][,search=DOMAIN][,mac=MAC][,interface=NAME]"
+_METAVAR = "ADDRESS/PREFIX[,gateway=IP][,dns=IP][,WORD=...]"
+_WORDS = "the words are gateway=IP, dns=IP, search=DOMAIN, mac=MAC and interface=NAME"
 _LISTS = ("gateway", "dns", "search")
 _SINGLE = ("mac", "interface")
 
@@ -113,7 +114,7 @@ def _cut(text: str) -> tuple[Raw, ...]:
         if not equals:
             found[""].append(name)
         elif name not in found or not name:
-            raise UsageError("a part of the argument is unknown", hint=f"write {_METAVAR}")
+            raise UsageError("a part of the argument is unknown", hint=_WORDS)
         elif name in _SINGLE and found[name]:
             raise UsageError(f"{name} is given twice")
         else:
@@ -148,7 +149,8 @@ class StaticIp(Operation):
 
     They are written for the program that sets up the guest's network: netplan, NetworkManager,
     systemd-networkd or ifupdown. Several addresses, and words that can be repeated, are separated by commas:
-    --static-ip 192.0.2.11/24,2001:db8::11/64,gateway=192.0.2.1,dns=192.0.2.53. They belong to the card with
+    --static-ip 192.0.2.11/24,2001:db8::11/64,gateway=192.0.2.1,dns=192.0.2.53. Domains in which names are
+    looked up are further words: search=example.org. The addresses belong to the card with
     the address of mac=, or to the interface= of that name, otherwise to the first wired interface (eth0 in
     Alpine). With ifupdown, the former /etc/network/interfaces is kept as
     interfaces.before-pybuilder; in the others, the new settings are read before all that is there. cloud-init

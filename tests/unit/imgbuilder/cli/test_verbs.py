@@ -112,6 +112,7 @@ def test_the_schema_is_printed(pybuilder: Command) -> None:
     assert ran.out == (Path(__file__).parents[4] / "docs" / "recipe.schema.json").read_text()
     jsonschema.Draft202012Validator.check_schema(json.loads(ran.out))
     assert pybuilder("recipe", "schema", "more").code == 2
+    assert json.loads(pybuilder("fleet", "schema").out)["title"] == "A fleet of pybuilder"
 
 
 def test_alone_it_prints_what_to_type_first(home: Path, pybuilder: Command) -> None:
