@@ -10,7 +10,7 @@ from imgbuilder.cli.program import run_program
 from imgbuilder.errors import UsageError
 from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
-from imgrepo.cli import boot_check, contents, entry, maintain, make, publish, share, show, templates
+from imgrepo.cli import boot_check, contents, entry, maintain, make, publish, share, show, templates, update
 from imgrepo.cli.options import PROGRAM, Publisher
 from imgrepo.services import Services
 
@@ -23,7 +23,12 @@ _SECTIONS: dict[str, tuple[click.Command, ...]] = {
         contents.sbom_group,
         contents.sources_command,
     ),
-    "Publish": (publish.init_command, publish.publish_command, show.catalogue_command),
+    "Publish": (
+        publish.init_command,
+        update.update_command,
+        publish.publish_command,
+        show.catalogue_command,
+    ),
     "Keep": maintain.COMMANDS,
     "Share": (share.serve_command, share.upload_command, share.mirror_command),
     "Show": (

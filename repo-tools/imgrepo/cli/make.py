@@ -9,7 +9,6 @@ import click
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.events import info
 from imgbuilder.host.text import printable
-from imgbuilder.host.variation import source_date_epoch
 from imgbuilder.sizes import human_size, parse_size
 from imgrepo.cli import options
 from imgrepo.cli.options import PATH, Publisher, examples, pass_publisher
@@ -17,53 +16,15 @@ from imgrepo.intake.import_image import ImportRequest, import_image
 from imgrepo.intake.proof import TrustOptions
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
 from imgrepo.template.disk import Layout, RootKind
-from imgrepo.template.make import TemplateRequest, make_template
+from imgrepo.template.make import TemplateRequest, bootstrap_request, make_template
 from imgrepo.template.recipes import (
-    DEBIAN,
     DEBIAN_MIRROR,
     DEBIAN_SECURITY_MIRROR,
     PLAIN_LOCALE,
     RECIPES,
     Arch,
     Kernel,
-    Mirrors,
-    recipe_named,
 )
-
-
-def _bootstrap(
-    *,
-    recipe: str,
-    kernel: Kernel,
-    arch: Arch,
-    layout: Layout,
-    locale: str,
-    script: Path | None,
-    include: tuple[str, ...],
-    mirror: str,
-    security_mirror: str,
-    snapshot: bool,
-    keep_mirror: bool,
-    suite_keyring: Path | None,
-    mode: Mode,
-) -> BootstrapRequest:
-    build_from = Mirrors(mirror.rstrip("/"), security_mirror.rstrip("/"))
-    return BootstrapRequest(
-        recipe=recipe_named(recipe),
-        kernel=kernel,
-        include=tuple(name for words in include for name in words.split(",")),
-        build_from=build_from,
-        guest_uses=build_from if keep_mirror else DEBIAN,
-        keyring=suite_keyring,
-        mode=mode,
-        arch=arch,
-        layout=layout,
-        locale=locale,
-        script=script,
-        valid_until=not snapshot,
-        epoch=source_date_epoch(),
-    )
-
 
 _layout_options = options.option_group(
     "layout",
@@ -76,7 +37,7 @@ _layout_options = options.option_group(
 )
 _bootstrap_options = options.option_group(
     "bootstrap",
-    _bootstrap,
+    bootstrap_request,
     click.argument("recipe"),
     options.enum_option(
         Kernel,

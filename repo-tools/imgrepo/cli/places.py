@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from imgbuilder.errors import UsageError
 from imgrepo.cli.options import PATH
-from imgrepo.publishing.settings import LibrarySettings, read_settings
+from imgrepo.publishing.settings import SETTINGS_NAME, LibrarySettings, read_settings
 
 
 def _take_defaults(ctx: click.Context, folder: Path) -> LibrarySettings | None:
@@ -51,6 +53,15 @@ def _library(ctx: click.Context, _param: click.Parameter, folder: Path) -> Path:
     return folder
 
 
+def _settled_library(ctx: click.Context, _param: click.Parameter, folder: Path) -> Path:
+    if _take_defaults(ctx, folder) is None and not ctx.resilient_parsing:
+        raise UsageError(
+            f"{folder} has no {SETTINGS_NAME}, which says what to bring up to date",
+            hint=f"write one; a new library is set up by: pybuilder-repo init {shlex.quote(str(folder))}",
+        )
+    return folder
+
+
 def _webroot(ctx: click.Context, _param: click.Parameter, folder: Path) -> Path:
     settings = _take_defaults(ctx, folder)
     return folder if settings is None else folder / settings.webroot
@@ -60,9 +71,12 @@ def _webroot(ctx: click.Context, _param: click.Parameter, folder: Path) -> Path:
 webroot_argument = click.argument("webroot", type=PATH, is_eager=True, callback=_webroot)
 
 
-def library_argument(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the argument that names the folder of a library."""
-    return click.argument(name, type=PATH, is_eager=True, callback=_library)
+def library_argument(
+    name: str, *, settled: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the argument that names the folder of a library; ``settled`` refuses one without settings."""
+    callback = _settled_library if settled else _library
+    return click.argument(name, type=PATH, is_eager=True, callback=callback)
 
 
 def library_option(*, settings: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -66,13 +67,18 @@ endpoint_option = click.option(
 )
 
 
-def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> None:
-    """Upload a folder and report it; ``publish --to`` does the same."""
+def target_opener(endpoint: str | None) -> Callable[[UploadPlace], Target]:
+    """Return what opens a target."""
 
     def open_target(place: UploadPlace) -> Target:
         return S3Target(place, endpoint) if place.bucket else RsyncTarget(place)
 
-    result = upload(request, publisher.services, open_target, publisher.reporter)
+    return open_target
+
+
+def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> None:
+    """Upload a folder and report it; ``publish --to`` does the same."""
+    result = upload(request, publisher.services, target_opener(endpoint), publisher.reporter)
     what = f"{counted(len(result.sent), 'file')} sent" if result.sent else "nothing new to upload"
     info(publisher.reporter, f"{request.place.shown}: {what}")
 

@@ -66,7 +66,7 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
     read and replaced: if it was changed meanwhile, the run is repeated on the new one, without packing.
     """
     output = request.output
-    with open_session(output, create=True, lock=PUBLISH_LOCK_NAME) as session:
+    with open_session(output, create=True, lock=PUBLISH_LOCK_NAME, patience=request.wait) as session:
         signer = IndexSigner(services, request.signing, session)
         with locked(output, patience=_PATIENCE):
             old = _read_old(request, signer, on_event)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.errors import UsageError
+from imgbuilder.errors import PybuilderError, UsageError
 from imgindex.model import Entry
 from imgrepo.images.compress import ZSTD_LEVELS, check_preset
 from imgrepo.images.facts import ImageFacts
@@ -101,6 +101,8 @@ class PublishRequest:
         force: Whether to build on a published index that is not signed by these keys.
         ask: Asks about new images; None to use the facts that were found.
         require: Proof that images must have; others are refused, and published templates stay.
+        held_back: Why images are not to be published as they are, by the name of the file.
+        wait: Seconds to wait for another publisher.
     """
 
     folder: Path
@@ -120,6 +122,8 @@ class PublishRequest:
     ask: Ask | None = None
     require: tuple[Requirement, ...] = ()
     reviewers: Path | None = None
+    held_back: Mapping[str, PybuilderError] = field(default_factory=dict)
+    wait: float = 0.0
 
     def __post_init__(self) -> None:
         check_preset(self.preset)

@@ -55,7 +55,7 @@ class PublishRun:
         self._added: list[Entry] = []
         self._unpublished: set[int] = set()
         self._withdrawn = withdrawn_templates(request.output)
-        self.refused: dict[str, PybuilderError] = {}
+        self.refused: dict[str, PybuilderError] = dict(request.held_back)
         reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
         self._eligibility = Eligibility(request, services.clock(), self.refused, on_event, reviewers)
         self._packer = Packer(request, session, on_event)

@@ -139,6 +139,7 @@ class UploadRequest:
     Attributes:
         force: Whether to replace an index there that is newer, or signed by other keys.
         delete: Files to delete there at once, whatever their age, unless the index names them.
+        wait: Seconds to wait for another upload.
     """
 
     folder: Path
@@ -147,6 +148,7 @@ class UploadRequest:
     grace: timedelta = GRACE
     force: bool = False
     delete: tuple[str, ...] = ()
+    wait: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def upload(
     """
     folder = request.folder
     read_served(folder, services)  # before anything is made in a folder that is not ours
-    with locked(folder, UPLOAD_LOCK_NAME), scratch_folder() as copies:
+    with locked(folder, UPLOAD_LOCK_NAME, patience=request.wait), scratch_folder() as copies:
         with locked(folder):
             served, signed = read_served(folder, services)
             needed = _complete(folder, served.index)

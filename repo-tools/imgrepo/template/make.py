@@ -20,11 +20,13 @@ from imgbuilder.building.target import find_file_target
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.privatefolder import scratch_folder
+from imgbuilder.host.variation import source_date_epoch
 from imgbuilder.host.workspace import new_file
 from imgrepo.recordfile import write_text
 from imgrepo.services import Services
-from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap
-from imgrepo.template.disk import check_room, check_size, install_system
+from imgrepo.template.bootstrap import BootstrapRequest, Mode, bootstrap, check_bootstrap
+from imgrepo.template.disk import Layout, check_room, check_size, install_system
+from imgrepo.template.recipes import DEBIAN, Arch, Kernel, Mirrors, recipe_named
 
 _ARCHIVE_SPACE = 512 << 20
 """Bytes that the tar archive of a small system takes."""
@@ -41,6 +43,41 @@ class TemplateRequest:
 
     def __post_init__(self) -> None:
         check_size(self.size)
+
+
+def bootstrap_request(
+    *,
+    recipe: str,
+    kernel: Kernel,
+    arch: Arch,
+    layout: Layout,
+    locale: str,
+    script: Path | None,
+    include: tuple[str, ...],
+    mirror: str,
+    security_mirror: str,
+    snapshot: bool,
+    keep_mirror: bool,
+    suite_keyring: Path | None,
+    mode: Mode,
+) -> BootstrapRequest:
+    """Return the request for a system by the options of ``make-template``."""
+    build_from = Mirrors(mirror.rstrip("/"), security_mirror.rstrip("/"))
+    return BootstrapRequest(
+        recipe=recipe_named(recipe),
+        kernel=kernel,
+        include=tuple(name for words in include for name in words.split(",")),
+        build_from=build_from,
+        guest_uses=build_from if keep_mirror else DEBIAN,
+        keyring=suite_keyring,
+        mode=mode,
+        arch=arch,
+        layout=layout,
+        locale=locale,
+        script=script,
+        valid_until=not snapshot,
+        epoch=source_date_epoch(),
+    )
 
 
 def make_template(request: TemplateRequest, services: Services, on_event: Reporter) -> None:

@@ -24,7 +24,9 @@ from imgindex.files import sync_folder
 LOCK_NAME = ".pybuilder-repo.lock"
 PUBLISH_LOCK_NAME = ".pybuilder-repo-publish.lock"
 UPLOAD_LOCK_NAME = ".pybuilder-repo-upload.lock"
-"""Locks of the index; of ``publish``, which works for hours; and of uploads, which do so as well."""
+UPDATE_LOCK_NAME = ".pybuilder-repo-update.lock"
+"""Locks of the index; and of ``publish``, uploads and ``update``, which work for hours."""
+_HOLDERS = {UPLOAD_LOCK_NAME: "upload", UPDATE_LOCK_NAME: "update"}
 _PREFIXES = {LOCK_NAME: ".pybuilder-change.", PUBLISH_LOCK_NAME: ".pybuilder-publish."}
 _POLL = 0.1
 
@@ -107,7 +109,7 @@ def locked(target: Path, name: str = LOCK_NAME, *, patience: float = 0.0) -> Ite
     path, until = target / name, time.monotonic() + patience
     while (lock := _open_locked(path)) is None:
         if time.monotonic() >= until:
-            who = "upload" if name == UPLOAD_LOCK_NAME else "publisher"
+            who = _HOLDERS.get(name, "publisher")
             raise WorkspaceError(
                 f"another {who} is at work in {target}", hint="wait until it is done, then try again"
             )

@@ -64,7 +64,7 @@ def test_the_files_for_users_servers_and_timers_have_the_names_of_the_library(
     assert f"DocumentRoot {web}" in texts["apache.conf"]
     assert "server_name vm.example.com;" in texts["nginx.conf"]
     service = texts["pybuilder-library.service"]
-    assert f"publish {library} --output {web} --gpg-key {repository.key}" in service
+    assert f"update {library} " in service
     assert f"User={getpass.getuser()}" in service
 
 

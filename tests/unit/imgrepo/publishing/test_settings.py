@@ -12,6 +12,8 @@ from imgbuilder.errors import RepositoryError
 from imgrepo.publishing.settings import parse_settings, read_settings, settings_schema
 from imgrepo.review.results import Requirement
 
+MADE = "[made.a]\nrecipe = 'debian-12'\n"
+BUILT = "[built.{}]\nbase = '{}'\nrecipe = 'x.toml'\n"
 TEXT = 'webroot = "web"\nkeys = ["images@example.org"]\n'
 
 
@@ -40,6 +42,23 @@ def test_all_fields_are_read(tmp_path: Path) -> None:
         ("keys = ['a']\n", "library.toml: webroot: "),
         ('webroot = "a\\u202e"\nkeys = ["a"]\n', "library.toml:1: webroot: it has control characters"),
         ("\ufeff\x00", "library.toml:1: "),
+        (f"{TEXT}steps = ['boot']\n", "library.toml:3: steps.0: input should be 'boot-check', 'sbom'"),
+        (f"{TEXT}{MADE}sizes = 1\n", "library.toml:5: made.a.sizes: unknown key"),
+        (f"{TEXT}[made.a]\nrecipe = 'beos'\n", "library.toml:4: made.a.recipe: no recipe makes"),
+        (f"{TEXT}{MADE}size = 'much'\n", "library.toml:5: made.a.size: "),
+        (f"{TEXT}{MADE}every = 0\n", "library.toml:5: made.a.every: "),
+        (f"{TEXT}[made.'a b']\nrecipe = 'debian-12'\n", "library.toml:3: made.a b.[key]: letters, digits"),
+        (f"{TEXT}[imported.b]\naddress = 'https://x/b.img'\n", "library.toml:3: imported.b: it needs key ="),
+        (f"{TEXT}[imported.b]\naddress = 'https://x/'\nunsigned = true\n", "library.toml:3: imported.b: "),
+        (f"{TEXT}[built.b]\nbase = 'a'\n", "library.toml:3: built.b.recipe: "),
+        (
+            f"{TEXT}{MADE}{BUILT.format('a', 'a')}",
+            "library.toml:5: built.a: this template has another origin",
+        ),
+        (
+            f"{TEXT}{BUILT.format('b', 'c')}{BUILT.format('c', 'b')}",
+            "library.toml:4: built.b.base: images are bases of each other: b <- c <- b",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, problem: str) -> None:
@@ -47,6 +66,14 @@ def test_what_is_wrong_is_named_with_its_line(text: str, problem: str) -> None:
         parse_settings(text, where="library.toml")
     assert problem in refused.value.message
     assert refused.value.hint == "see LIBRARY SETTINGS in pybuilder-repo(1)"
+
+
+def test_origins_come_after_their_bases() -> None:
+    text = f"{TEXT}{BUILT.format('b', 'c')}{BUILT.format('c', 'z')}{BUILT.format('d', 'foreign')}[made.z]\n"
+    origins = parse_settings(f"{text}recipe = 'debian-12'\nsize = '3G'\n", where="x").origins
+    assert set(origins) == {"b", "c", "d", "z"}
+    assert list(origins).index("z") < list(origins).index("c") < list(origins).index("b")
+    assert origins["z"].model_dump()["size"] == 3 << 30
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Brings a whole library up to date: images from their origins, proofs, publication, pages, targets."""
