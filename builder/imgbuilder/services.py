@@ -227,9 +227,11 @@ class Services:
 
     def elsewhere(self) -> Elsewhere:
         """Return the places besides the sources that may have templates, or blocks of them."""
-        from imgbuilder.cache.elsewhere import Elsewhere  # late, as below
+        from imgbuilder.cache.elsewhere import PEER_LIMITS, Elsewhere, Peers  # late, as below
 
-        return Elsewhere(paths.shared_caches(), (*self.settings.reuse, *paths.reused_files()))
+        files = (*self.settings.reuse, *paths.reused_files())
+        peers = Peers(paths.peers(), SourceFetcher(PEER_LIMITS)) if paths.peers() else None
+        return Elsewhere(paths.shared_caches(), files, None if self.settings.offline else peers)
 
     def open_cache(self, scratch: Path, on_event: Reporter) -> TemplateCache:
         """Open the cache, or a temporary one in ``scratch`` where it cannot be used or has no known place."""

@@ -151,7 +151,7 @@ class Disks:
         with contextlib.ExitStack() as opened:
             part = self._folder.partial / final.name
             seeds = self._seeds(selection, elsewhere, on_event, opened)
-            if not seeds and not part.exists():
+            if not (seeds or elsewhere.peers or part.exists()):
                 return False
             blocks = fetch_list(selection, fetcher, on_event)
             if blocks is None:
@@ -162,7 +162,7 @@ class Disks:
             opened.callback(os.close, target)
             keep = True
             try:
-                work = Update(selection, blocks, whole, fetcher, on_event)
+                work = Update(selection, blocks, whole, fetcher, on_event, elsewhere.peers)
                 keep = work.fill(target, seeds)
                 if not keep:
                     return False

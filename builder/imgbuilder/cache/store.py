@@ -67,7 +67,7 @@ class TemplateCache:
         self._limit = limit
         self._elsewhere = elsewhere
         self._folder = CacheFolder(root)
-        self._templates = Templates(self._folder, elsewhere.caches, self._make_room)
+        self._templates = Templates(self._folder, elsewhere, self._make_room)
         self._disks = Disks(self._folder)
         self._runs = RunImages(self._folder)
 

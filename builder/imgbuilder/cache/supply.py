@@ -32,8 +32,6 @@ GAP = 16 << 10
 LARGEST = 1 << 20
 """Bytes of a request after which the next one begins; so much is lost at most when one breaks off."""
 CONNECTIONS = 4
-_TRIES = 5
-"""Failures after which an address is asked no more."""
 _PAUSE = 0.5
 """Seconds before the next request to an address that failed; doubled for each failure."""
 
@@ -90,6 +88,10 @@ class Supply:
         urls: The addresses of the file.
         size: Its size in bytes.
         proxy: See ``Download``.
+        instead: What is asked when an address is asked no more, for messages.
+        tries: Failures after which an address is asked no more.
+        seconds: Most seconds that one request may take; None for no limit.
+        usual: Errors of an address that are not worth a warning.
     """
 
     urls: Sequence[str]
@@ -97,6 +99,10 @@ class Supply:
     proxy: str
     fetcher: Fetcher
     on_event: Reporter
+    instead: str = "the source's other addresses are asked"
+    tries: int = 5
+    seconds: float | None = None
+    usual: tuple[type[PybuilderError], ...] = (NoRangesError,)
     _waiting: queue.Queue[Span | None] = field(default_factory=queue.Queue)
     _done: queue.Queue[list[Frame] | _Source | Exception] = field(default_factory=queue.Queue)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -137,13 +143,16 @@ class Supply:
 
     def _report(self, source: _Source, sources: Sequence[_Source]) -> None:
         """Say why an address is asked no more; raise an error if it was the last one."""
-        problem = source.problem
+        problem, problems = source.problem, [one.problem for one in sources]
         assert problem is not None
-        problems = [one.problem for one in sources if one.problem is not None]
-        if len(problems) == len(sources):
-            raise next((one for one in problems if isinstance(one, NoRangesError)), problem)
-        say = debug if isinstance(problem, NoRangesError) else warn
-        say(self.on_event, f"{problem.message}; the source's other addresses are asked")
+        last = None
+        if None not in problems:
+            last = next((one for one in problems if isinstance(one, NoRangesError)), problem)
+        if problem is not last:
+            say = debug if isinstance(problem, self.usual) else warn
+            say(self.on_event, f"{problem.message}; {self.instead}")
+        if last is not None:
+            raise last
 
     def _work(self, sources: Sequence[_Source], place: int) -> None:
         """Fetch spans until none is left; the part of one thread."""
@@ -165,7 +174,7 @@ class Supply:
             self.fetcher.fetch(
                 Download(
                     source.url, body, limit=self.size, expected=self.size, proxy=self.proxy,
-                    digest_known=True, span=(span.start, span.end),
+                    digest_known=True, span=(span.start, span.end), seconds=self.seconds,
                 )
             )  # fmt: skip
         except (NoRangesError, WrongSizeError, FileMissingError) as error:
@@ -173,7 +182,7 @@ class Supply:
             return [span]
         except FetchError as error:
             source.failures += 1
-            if source.failures >= _TRIES:
+            if source.failures >= self.tries:
                 self._drop(source, error)
             else:
                 self._over.wait(_PAUSE * 2**source.failures)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from imgbuilder.cache.elsewhere import Elsewhere
 from imgbuilder.cache.folder import (
     CacheFolder,
     is_unchanged,
@@ -23,11 +24,17 @@ from imgbuilder.cache.folder import (
 )
 from imgbuilder.cache.partial import PartialFile, partial_file
 from imgbuilder.catalog.catalog import Selection
-from imgbuilder.errors import DigestMismatchError, FetchError, OfflineError, WorkspaceError
-from imgbuilder.events import Reporter, Step, warn
+from imgbuilder.errors import (
+    DigestMismatchError,
+    FetchError,
+    FileMissingError,
+    OfflineError,
+    WorkspaceError,
+)
+from imgbuilder.events import Reporter, Step, debug, warn
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
-from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetcher, download_verified
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, NO_PROXY, Download, Fetcher, download_verified
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
 from imgbuilder.host.hashing import HashingFile, hash_stream
 from imgbuilder.host.interrupts import Interrupted
@@ -41,15 +48,15 @@ class Templates:
 
     Args:
         folder: The cache.
-        shared: Other caches to look into before a source is asked; nothing in them is trusted.
+        elsewhere: Where to look before a source is asked; nothing there is trusted.
         make_room: Called with the bytes that will be needed; raises when there is no room for them.
     """
 
     def __init__(
-        self, folder: CacheFolder, shared: Sequence[Path], make_room: Callable[[int, Reporter], None]
+        self, folder: CacheFolder, elsewhere: Elsewhere, make_room: Callable[[int, Reporter], None]
     ) -> None:
         self._folder = folder
-        self._shared = tuple(shared)
+        self._elsewhere = elsewhere
         self._make_room = make_room
 
     def path(self, entry: Entry) -> Path:
@@ -62,7 +69,7 @@ class Templates:
             return False
         return any(
             is_file(root / "templates" / entry.sha512, entry.compressed_size)
-            for root in (self._folder.root, *self._shared)
+            for root in (self._folder.root, *self._elsewhere.caches)
         )
 
     def identify(self, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> Selection:
@@ -118,14 +125,17 @@ class Templates:
                 _announce(selection, fetcher, on_event)
                 fetcher.fetch(download)
                 return self._keep(selection, file, temporary)
-        for path in (root / "templates" / digest for root in self._shared):
+        for path in (root / "templates" / digest for root in self._elsewhere.caches):
             # Not Path.is_file: it fails where a folder above is closed to us.
             if os.path.isfile(path) and self._copy(selection, path, on_event):  # noqa: PTH113
                 remove_file(self._folder.partial / digest)
                 return digest
         *mirrors, last = _addresses(selection)
         with partial_file(self._folder.partial / digest) as part:
+            if self._ask_peers(selection, digest, on_event, part):
+                return digest
             for one in mirrors:
+                _announce(one, fetcher, on_event)
                 try:
                     self._download(one, fetcher, on_event, part)
                 except (FetchError, DigestMismatchError) as error:
@@ -133,8 +143,26 @@ class Templates:
                         warn(on_event, f"{error.message}; the source's next address is tried")
                 else:
                     return digest
+            _announce(last, fetcher, on_event)
             self._download(last, fetcher, on_event, part)
             return digest
+
+    def _ask_peers(self, selection: Selection, digest: str, on_event: Reporter, part: PartialFile) -> bool:
+        """Get a template from a neighbour; return False if none sends it."""
+        peers = self._elsewhere.peers
+        if peers is None:
+            return False
+        source = replace(selection.source, proxy=NO_PROXY)
+        for url in peers.addresses(f"templates/{digest}"):
+            debug(on_event, f"asking the neighbour {url}")
+            try:
+                self._download(replace(selection, url=url, source=source), peers.fetcher, on_event, part)
+            except (FetchError, DigestMismatchError) as error:
+                say = debug if isinstance(error, FileMissingError) else warn
+                say(on_event, f"{error.message}; this neighbour is asked no more")
+            else:
+                return True
+        return False
 
     def _download(
         self, selection: Selection, fetcher: Fetcher, on_event: Reporter, part: PartialFile

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from imgbuilder.cache.elsewhere import Peers
 from imgbuilder.cache.supply import Frame, Supply
 from imgbuilder.cache.unpack import FrameError, check_frames
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.disk.blocks import compare, find_blocks
 from imgbuilder.errors import (
     DigestMismatchError,
+    FetchError,
     FileMissingError,
     NoRangesError,
     PybuilderError,
@@ -28,7 +30,7 @@ from imgbuilder.errors import (
     WrongSizeError,
 )
 from imgbuilder.events import Progress, ProgressEnd, Reporter, debug, warn
-from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetcher
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, NO_PROXY, Download, Fetcher
 from imgbuilder.fetch.urls import local_path, template_url
 from imgbuilder.host import process
 from imgbuilder.sizes import human_size
@@ -39,6 +41,8 @@ T = TypeVar("T")
 
 _WORTHWHILE = 0.6
 """Share of the bytes of a whole file up to which blocks are fetched instead."""
+_PATIENCE = 10.0
+"""Seconds that a neighbour may take for a request, of 1 MiB at most."""
 _MEMORY = "--memory=16MiB"
 """Memory for a window of the decompressor; that of a frame is at most as large as a block."""
 
@@ -88,6 +92,7 @@ class Update:
         blocks: Its blocks.
         whole: Bytes of the smallest file that has the whole disk.
         fetcher: Gets what is missing.
+        peers: Neighbours, which are asked for blocks first.
     """
 
     selection: Selection
@@ -95,6 +100,7 @@ class Update:
     whole: int
     fetcher: Fetcher
     on_event: Reporter
+    peers: Peers | None = None
 
     def fill(self, target: int, seeds: Sequence[int]) -> bool:
         """Fill an open file with the disk; what it holds already from an earlier try is used.
@@ -112,6 +118,8 @@ class Update:
         missing = self._resume(target)
         for seed in seeds:
             missing = self._copy(seed, target, missing)
+        if self.peers is not None and missing:
+            missing = self._ask_peers(self.peers, target, missing)
         needed = _packed(missing)
         if needed > self.whole * _WORTHWHILE:
             debug(self.on_event, f"{human_size(needed)} of blocks are missing: the whole file is fetched")
@@ -172,6 +180,41 @@ class Update:
             yield from found
         except OSError as error:
             debug(self.on_event, f"an older disk cannot be read: {error.strerror}")
+
+    def _ask_peers(self, peers: Peers, target: int, missing: Sequence[Block]) -> list[Block]:
+        """Write the blocks that neighbours send; return the rest.
+
+        A block of an unpacked disk is a frame that is packed by nothing, with the same digest.
+        """
+        size, entry = self.blocks.block_size, self.selection.entry
+        left, label = {block.number: block for block in missing}, f"{entry.os_version} from neighbours"
+        supply = Supply(
+            peers.addresses(f"disks/{entry.sha512}.raw"), self.blocks.size, NO_PROXY, peers.fetcher,
+            self.on_event, instead="this neighbour is asked no more", tries=1, seconds=_PATIENCE,
+            usual=(NoRangesError, FileMissingError),
+        )  # fmt: skip
+        plain = [
+            block._replace(
+                length=self.blocks.length_of(block.number),
+                offset=block.number * size,
+                packed_digest=block.digest[:16],
+            )
+            for block in missing
+        ]
+        try:
+            for frames in supply.fetch(plain):
+                for frame in frames:
+                    if hashlib.sha256(frame.data).digest() == frame.block.digest:
+                        self._write(target, frame.block, frame.data)
+                        del left[frame.block.number]
+                self.on_event(Progress(label, len(missing) - len(left), len(missing)))
+        except (FetchError, DigestMismatchError) as error:
+            say = debug if isinstance(error, supply.usual) else warn
+            say(self.on_event, f"{error.message}; {supply.instead}")
+        finally:
+            self.on_event(ProgressEnd())
+        debug(self.on_event, f"neighbours sent {len(missing) - len(left)} of {len(missing)} blocks")
+        return list(left.values())
 
     def _fetch(self, missing: Sequence[Block], needed: int, target: int) -> None:
         entry, source = self.selection.entry, self.selection.source

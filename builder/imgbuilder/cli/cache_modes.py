@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +15,7 @@ from imgbuilder.appliance.instant.store import StateStore, state_folder
 from imgbuilder.appliance.options import Attachment
 from imgbuilder.building.preflight import check_disk
 from imgbuilder.cache.links import disk_below
+from imgbuilder.cache.share import CacheServer, lendable, parse_place
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import for_everybody, variants_of
 from imgbuilder.catalog.bundles import BundledTemplate, check_name, write_bundle
@@ -30,7 +33,7 @@ from imgbuilder.errors import (
     UsageError,
     WorkspaceError,
 )
-from imgbuilder.events import Reporter, Step, warn
+from imgbuilder.events import Reporter, Step, debug, ignore, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.host import workspace
 from imgbuilder.host.hashing import hash_stream
@@ -250,6 +253,24 @@ def _offered_files(call: Call) -> dict[str, Selection]:
         for file in variants_of(offer.entry)
         if file.sha512 is not None
     }
+
+
+def cache_share(call: Call) -> None:
+    """Lend the templates of signed sources to neighbours until the program is stopped."""
+    place = parse_place(call.one_name("ADDRESS:PORT", "pybuilder cache share 192.0.2.7:8320"))
+    folder = call.settings.cache_folder()
+    if folder is None:
+        raise UsageError(f"{call.label} and --no-cache contradict each other")
+    offline = replace(call.services, settings=replace(call.settings, offline=True))
+    lent = lendable(call.services.catalog(call.reporter))
+    with CacheServer(
+        folder, lent, lambda: lendable(offline.catalog(ignore)), place, partial(debug, call.reporter)
+    ) as server:
+        call.reporter.close()
+        if not call.options["quiet"]:
+            click.echo(printable(f"every client that reaches {server.url} can read templates in {folder}"))
+            click.echo(printable(f'neighbours write into pybuilder.toml: peers = ["{server.url}"]'))
+        server.serve()
 
 
 def unlink_image(call: Call) -> None:

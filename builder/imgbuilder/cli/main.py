@@ -234,6 +234,10 @@ VERBS = (
             "export", "Pack templates into a FILE.pybundle, for offline machines.",
             "cache_modes:cache_export", "FILE OS-VERSION...", options=[declared.ARCH, *_STORE],
         ),
+        _verb(
+            "share", "Lend templates of the cache to neighbours, until Ctrl-C.", "cache_modes:cache_share",
+            "ADDRESS:PORT", options=_STORE,
+        ),
         _verb("delete", "Delete the cache.", "cache_modes:delete_cache", options=CACHE_OPTIONS),
     ),
     _group(

@@ -73,6 +73,11 @@ def reused_files(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     return tuple(Path(part) for part in environ.get("PYBUILDER_REUSE", "").split(":") if part)
 
 
+def peers(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the addresses in ``PYBUILDER_PEERS`` of neighbours that lend files of their caches."""
+    return tuple(environ.get("PYBUILDER_PEERS", "").split())
+
+
 def cache_size(environ: Mapping[str, str] = os.environ) -> int | None:
     """Return the limit of the cache in bytes in ``PYBUILDER_CACHE_SIZE``; None without one."""
     text = environ.get("PYBUILDER_CACHE_SIZE", "")

@@ -72,6 +72,13 @@ def _paths(value: object) -> str | None:
     return None if any(":" in item for item in paths) else ":".join(paths)
 
 
+def _addresses(value: object) -> str | None:
+    addresses = [value] if isinstance(value, str) else value
+    if not isinstance(addresses, list) or not all(isinstance(item, str) and item for item in addresses):
+        return None
+    return None if any(item.split() != [item] for item in addresses) else " ".join(addresses)
+
+
 def _when(value: object) -> str | None:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -94,6 +101,7 @@ KEYS: Mapping[str, tuple[str, str, Callable[[object], str | None]]] = {
     "cache-size": ("PYBUILDER_CACHE_SIZE", 'a size such as "20G"', _size),
     "cache-path": ("PYBUILDER_CACHE_PATH", "a folder, or a list of them, without colons", _paths),
     "reuse": ("PYBUILDER_REUSE", "a file, or a list of them, without colons", _paths),
+    "peers": ("PYBUILDER_PEERS", "an address, or a list of them", _addresses),
     "instant": ("PYBUILDER_INSTANT", 'true, false or "auto"', _when),
     "hostside": ("PYBUILDER_HOSTSIDE", '"auto", "never" or "always"', _hostside),
     "memsize": ("LIBGUESTFS_MEMSIZE", "a number of MiB", _mebibytes),

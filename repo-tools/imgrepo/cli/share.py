@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from imgbuilder.events import info
-from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
 from imgrepo.cli import options, places
@@ -43,23 +41,14 @@ from imgrepo.sharing.upload import Target, UploadPlace, UploadRequest, read_plac
 @pass_publisher
 def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) -> None:
     """Serve the folder."""
-    writing = threading.Lock()
 
     def on_request(line: str) -> None:
-        with writing:
-            if not publisher.reporter.quiet:
-                click.echo(printable(line), err=True)
+        if not publisher.reporter.quiet:
+            click.echo(printable(line), err=True)
 
     with PublishedFolderServer(webroot, (bind, port), on_request) as server:
-        host = f"[{bind}]" if ":" in bind else bind
-        click.echo(f"serving {webroot} at http://{host}:{server.server_port}/index.asc")
-        try:
-            server.serve_forever()
-        except Interrupted as stop:
-            stop.quiet = True
-            raise
-        finally:
-            writing.acquire()  # a thread that writes while the interpreter ends would abort it
+        click.echo(f"serving {webroot} at {server.url}/index.asc")
+        server.serve()
 
 
 endpoint_option = click.option(

@@ -33,12 +33,13 @@ def apply(tmp_path: Path, content: bytes | str, **variables: str) -> dict[str, s
 def test_every_key(tmp_path: Path) -> None:
     text = (
         'cache-size = "20G"\ncache-path = ["/srv/one", "/srv/two"]\nreuse = ["/srv/web.img"]\n'
+        'peers = ["http://a:1", "http://b:1"]\n'
         'instant = false\nhostside = "never"\nmemsize = 1024\n'
         'hypervisor = "qemu"\nguestfs-python = "/usr/bin/python3"\n'
     )
     assert apply(tmp_path, text) == {
         "PYBUILDER_CACHE_SIZE": "20G", "PYBUILDER_CACHE_PATH": "/srv/one:/srv/two",
-        "PYBUILDER_REUSE": "/srv/web.img",
+        "PYBUILDER_REUSE": "/srv/web.img", "PYBUILDER_PEERS": "http://a:1 http://b:1",
         "PYBUILDER_INSTANT": "no", "PYBUILDER_HOSTSIDE": "never",
         "LIBGUESTFS_MEMSIZE": "1024", "LIBGUESTFS_HV": "qemu", "PYBUILDER_GUESTFS_PYTHON": "/usr/bin/python3",
     }  # fmt: skip
@@ -77,6 +78,7 @@ def test_variables_come_before_the_users_file_and_that_before_the_systems(tmp_pa
         ('cache-path = ["/a:b"]', "without colons"),
         ("cache-path = [1]", "cache-path"),
         ("cache-size = [1]", "a size"),
+        ('peers = ["http://a b"]', "an address"),
         ('hypervisor = "a\\u0000b"', "hypervisor"),
         ("instant = ", "not a TOML file"),
         (b"\xff", "not a TOML file"),

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Severity
+from imgbuilder.host.fileserver import Part
 from imgindex.blocklist import Block, BlockList, pack_blocks
 from imgrepo.sharing import serve as module
 from imgrepo.sharing.frames import parts_of, stretches
 from imgrepo.sharing.mirror import MirrorRequest, MirrorResult, mirror
-from imgrepo.sharing.serve import Part
 from imgrepo.webroot.entries import downloads_of
 from tests.fakes.blocks import BLOCK, disk
 from tests.unit.imgrepo.repository import Repository, debian

@@ -18,11 +18,11 @@ from imgbuilder.errors import (
     TrustError,
     WorkspaceError,
 )
+from imgbuilder.host.fileserver import Part
 from imgindex.model import Index
 from imgrepo.cli.main import run
 from imgrepo.sharing import serve as module
 from imgrepo.sharing.mirror import MirrorRequest, MirrorResult, mirror
-from imgrepo.sharing.serve import Part
 from tests.fakes.keys import KeyMaker
 from tests.fakes.machine import locked
 from tests.unit.imgrepo.sharing.conftest import Site

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.host.fileserver import Part, wanted_part
 from imgbuilder.host.interrupts import Interrupted, interruptible
-from imgrepo.sharing.serve import Part, PublishedFolderServer, wanted_part
+from imgrepo.sharing.serve import PublishedFolderServer
 from imgrepo.stats import count_downloads, files_of, parse_line
 from tests.unit.imgrepo.repository import Repository
 from tests.unit.imgrepo.sharing.conftest import Site
