@@ -165,14 +165,10 @@ class GpgSigner:
         """
         fingerprint = self.check_key(key)
         signers = list(dict.fromkeys([fingerprint, *(self.check_key(name) for name in also)]))
-        extra = [word for signer in signers for word in ("--local-user", f"{signer}!")]
-        extra += ["--digest-algo", "SHA512"]
+        extra: list[str] = []
         if self._valid_for is not None:
-            extra += ["--default-sig-expire", f"seconds={int(self._valid_for.total_seconds())}"]
-        result = self._gpg.sign(text.encode("utf-8"), clearsign=True, extra_args=extra)
-        signed = bytes(result.data)
-        if result.returncode != 0 or result.fingerprint not in signers or not signed:
-            raise _signing_failed(", ".join(signers), str(result.stderr))
+            extra = ["--default-sig-expire", f"seconds={int(self._valid_for.total_seconds())}"]
+        signed = self._sign(text.encode("utf-8"), signers, extra, clearsign=True)
         try:
             message = split(signed, where="new signature")
         except TrustError as error:
@@ -184,14 +180,30 @@ class GpgSigner:
             raise SigningError("gpg signed a different text than requested")
         return signed
 
+    def sign_detached(self, data: bytes, fingerprint: str) -> bytes:
+        """Return an armored signature of some bytes, which does not expire, by a key of ``check_key``."""
+        return self._sign(data, [fingerprint], [], clearsign=False, detach=True)
+
+    def _sign(self, data: bytes, signers: Sequence[str], extra: Sequence[str], **how: bool) -> bytes:
+        keys = [word for signer in signers for word in ("--local-user", f"{signer}!")]
+        result = self._gpg.sign(data, extra_args=[*keys, "--digest-algo", "SHA512", *extra], **how)
+        signed = bytes(result.data)
+        if result.returncode != 0 or result.fingerprint not in signers or not signed:
+            raise _signing_failed(", ".join(signers), str(result.stderr))
+        return signed
+
+    def public_key(self, fingerprint: str) -> bytes:
+        """Return any public key of the publisher's keyring, armored; empty when it is not there."""
+        return str(self._gpg.export_keys(fingerprint, armor=True)).encode("ascii")
+
     def export_public_key(self, key: str) -> bytes:
         """Return the public key that belongs to a signing key, armored, for the clients' key files."""
         fingerprint = self.check_key(key)
         # Without "!", so that the primary key and its other subkeys are included.
-        armored = self._gpg.export_keys(fingerprint, armor=True)
+        armored = self.public_key(fingerprint)
         if not armored:
             raise SigningError(f"gpg cannot export the public key {fingerprint}")
-        return str(armored).encode("ascii")
+        return armored
 
 
 def _signing_failed(fingerprint: str, messages: str) -> SigningError:

@@ -110,11 +110,11 @@ class RecordFile(Generic[_Record]):
             raise RepositoryError(f"{where} cannot be read: {_first(error)}", hint=self._hint) from error
         raise RepositoryError(f"{where} was written by a different version of this program", hint=self._hint)
 
-    def text(self, record: _Record) -> bytes:
-        """Return the content of the file of a record."""
+    def text(self, record: _Record, *, indent: int | None = 1) -> bytes:
+        """Return the content of the file of a record; without ``indent``, it is one line."""
         fields = {"version": _VERSION, **self._adapter.dump_python(record, mode="json")}
         # Half a surrogate, as in a file name that is not UTF-8, could not be read again.
-        return f"{json.dumps(fields, indent=1, ensure_ascii=False)}\n".encode(errors="replace")
+        return f"{json.dumps(fields, indent=indent, ensure_ascii=False)}\n".encode(errors="replace")
 
     def write(self, folder: Path, record: _Record) -> None:
         """Write a record."""

@@ -47,7 +47,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
         repository.publish(zstd_level=1, signing=repository.signing())
         edit.edit(
             repository.web, repository.signing(), repository.services(),
-            lambda index: edit.hide(index, "old", None, hidden=False), repository.events.append, again=True,
+            lambda index: edit.hide(index, "old", None, hidden=False), repository.events.append,
         )  # fmt: skip
         yield repository
 

@@ -116,12 +116,19 @@ def memory_text(memory: Memory, files: Iterable[str]) -> bytes:
 def read_memory(folder: Path) -> Memory | None:
     """Read the memory of the last run; None when the folder has none."""
     record = _RECORD.read(folder)
-    if record is None:
-        return None
+    return None if record is None else _memory(record, str(folder / MEMORY_NAME))
+
+
+def parse_memory(data: bytes, *, where: str) -> Memory:
+    """Read the content of a ``catalogue.json``."""
+    return _memory(_RECORD.parse(data, where=where), where)
+
+
+def _memory(record: _CatalogueFile, where: str) -> Memory:
     try:
         identity = uuid.UUID(record.identity).urn
     except ValueError as error:
-        raise RepositoryError(f"{folder / MEMORY_NAME} cannot be read: {error}", hint=_HINT) from error
+        raise RepositoryError(f"{where} cannot be read: {error}", hint=_HINT) from error
     return Memory(identity, {(one.name, one.arch): one.as_shown() for one in record.templates})
 
 

@@ -63,6 +63,7 @@ def entry_group() -> None:
 @click.option(
     "--licence", default="", metavar="SPDX", help='Licence of the whole, as in "GPL-2.0-or-later AND MIT".'
 )
+@options.json_option
 @pass_publisher
 def new_command(
     publisher: Publisher,
@@ -77,6 +78,7 @@ def new_command(
     """Make the folder."""
     folder = make_entry(NewEntry(library, name, image, move, title, licence), publisher.reporter)
     info(publisher.reporter, printable(f"{folder.path} is ready: fill in {folder.description}"))
+    publisher.emit({"version": 1, "folder": str(folder.path)})
 
 
 @entry_group.command(
@@ -117,6 +119,7 @@ def run_script_command(publisher: Publisher, *, name: str, library: Path, form: 
 @click.option(
     "--note", default="", metavar="TEXT", help="What you looked at, in one line; it is signed as well."
 )
+@options.json_option
 @pass_publisher
 def sign_command(publisher: Publisher, *, name: str, library: Path, signing: Signing, note: str) -> None:
     """Sign the entry."""
@@ -125,7 +128,10 @@ def sign_command(publisher: Publisher, *, name: str, library: Path, signing: Sig
     for problem in problems_before_signing(folder, reporter):
         warn(reporter, printable(problem.in_one_line))
     manifest = approve(folder, signing, note, publisher.services, reporter)
-    show(f"{digest[:16]}...  {path}" for path, digest in sorted(manifest.files.items()))
+    publisher.emit(
+        {"version": 1, "approval": str(folder.approval), "files": dict(manifest.files)},
+        (f"{digest[:16]}...  {path}" for path, digest in sorted(manifest.files.items())),
+    )
     info(reporter, printable(f"approved: {folder.approval}"))
 
 

@@ -10,7 +10,19 @@ from imgbuilder.cli.program import run_program
 from imgbuilder.errors import UsageError
 from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
-from imgrepo.cli import boot_check, contents, entry, maintain, make, publish, share, show, templates, update
+from imgrepo.cli import (
+    boot_check,
+    contents,
+    entry,
+    maintain,
+    make,
+    publish,
+    revisions,
+    share,
+    show,
+    templates,
+    update,
+)
 from imgrepo.cli.options import PROGRAM, Publisher
 from imgrepo.services import Services
 
@@ -29,11 +41,12 @@ _SECTIONS: dict[str, tuple[click.Command, ...]] = {
         publish.publish_command,
         show.catalogue_command,
     ),
-    "Keep": maintain.COMMANDS,
+    "Keep": (*maintain.COMMANDS, *revisions.COMMANDS),
     "Share": (share.serve_command, share.upload_command, share.mirror_command),
     "Show": (
         templates.list_command,
         templates.show_command,
+        revisions.history_command,
         show.status_command,
         show.validate_command,
         show.stats_command,

@@ -14,12 +14,12 @@ from imgbuilder.sizes import counted, human_size
 from imgindex.fields import Deprecation
 from imgindex.model import Index
 from imgrepo.cli import options, places
-from imgrepo.cli.options import PATH, DayType, NumberType, Publisher, examples, pass_publisher, show
+from imgrepo.cli.options import PATH, DayType, NumberType, Publisher, examples, iso, pass_publisher
 from imgrepo.cli.share import endpoint_option, send
 from imgrepo.services import Signing
 from imgrepo.sharing.upload import UploadRequest, read_place
 from imgrepo.webroot import edit, retired
-from imgrepo.webroot.entries import differences
+from imgrepo.webroot.journal import Action
 from imgrepo.webroot.signing import read_served
 from imgrepo.webroot.transaction import open_session
 
@@ -27,10 +27,16 @@ _NAME = click.argument("name")
 _ARCH = click.option("--arch", metavar="ARCH", help="Only the template for this architecture.")
 
 
-def _edit(publisher: Publisher, webroot: Path, signing: Signing, change: Callable[[Index], Index]) -> None:
+def _edit(
+    publisher: Publisher,
+    webroot: Path,
+    signing: Signing,
+    action: Action,
+    change: Callable[[Index], Index],
+) -> None:
     """Change the index, and show the differences."""
-    edited = edit.edit(webroot, signing, publisher.services, change, publisher.reporter)
-    show(differences(edited.before, edited.after))
+    edited = edit.edit(webroot, signing, publisher.services, change, publisher.reporter, action=action)
+    publisher.emit_edit(edited.before, edited.after)
 
 
 @click.command(
@@ -42,11 +48,13 @@ def _edit(publisher: Publisher, webroot: Path, signing: Signing, change: Callabl
 @places.webroot_argument
 @options.signing_options
 @options.days_option("--within", "Only if the signature expires within so many days: for a daily timer.")
+@options.json_option
 @pass_publisher
 def refresh_command(publisher: Publisher, *, webroot: Path, signing: Signing, within: int | None) -> None:
     """Sign again."""
     period = None if within is None else timedelta(days=within)
-    edit.refresh(webroot, signing, publisher.services, publisher.reporter, within=period)
+    signed = edit.refresh(webroot, signing, publisher.services, publisher.reporter, within=period)
+    publisher.emit({"version": 1, "signed": signed})
 
 
 @click.command(
@@ -67,6 +75,7 @@ def refresh_command(publisher: Publisher, *, webroot: Path, signing: Signing, wi
 )
 @endpoint_option
 @options.signing_options
+@options.json_option
 @pass_publisher
 def withdraw_command(
     publisher: Publisher,
@@ -89,10 +98,9 @@ def withdraw_command(
         edited = edit.undo_withdrawal(webroot, signing, services, names, arch, reporter)
     else:
         edited = edit.withdraw(webroot, signing, services, names, arch, reporter, now=now)
-    show(differences(edited.before, edited.after))
-    for place in uploads:
-        files = edit.withdrawn_files(webroot, names, arch)
-        send(publisher, UploadRequest(webroot, place, delete=files), endpoint_url)
+    files = edit.withdrawn_files(webroot, names, arch)
+    sent = [send(publisher, UploadRequest(webroot, place, delete=files), endpoint_url) for place in uploads]
+    publisher.emit_edit(edited.before, edited.after, uploads=sent)
 
 
 def _read_values(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -130,6 +138,7 @@ def _read_values(_ctx: click.Context, _param: click.Parameter, given: tuple[str,
 )
 @click.option("--notes-file", type=PATH, metavar="FILE", help="Take the notes from this file.")
 @options.signing_options
+@options.json_option
 @pass_publisher
 def edit_command(
     publisher: Publisher,
@@ -148,7 +157,9 @@ def edit_command(
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read {notes_file}: {error}", hint="give a text file") from error
     if values:
-        _edit(publisher, webroot, signing, lambda index: edit.describe(index, name, arch, values))
+        _edit(
+            publisher, webroot, signing, Action.EDIT, lambda index: edit.describe(index, name, arch, values)
+        )
         return
     # Nothing is locked while the editor is open.
     text = edit.as_text(read_served(webroot, publisher.services)[0].index, name, arch)
@@ -163,7 +174,7 @@ def edit_command(
             raise UsageError(f"the template {name} was changed meanwhile", hint="edit it again")
         return edit.rewrite(index, name, arch, edited)
 
-    _edit(publisher, webroot, signing, change)
+    _edit(publisher, webroot, signing, Action.EDIT, change)
 
 
 @click.command(
@@ -187,6 +198,7 @@ def edit_command(
 @click.option("--use", "replaced_by", metavar="NAME", help="The template to use instead.")
 @click.option("--undo", is_flag=True, help="Remove the warning.")
 @options.signing_options
+@options.json_option
 @pass_publisher
 def deprecate_command(
     publisher: Publisher,
@@ -201,7 +213,7 @@ def deprecate_command(
 ) -> None:
     """Deprecate the template."""
     end = None if undo else Deprecation(until.date() if until else None, replaced_by)
-    _edit(publisher, webroot, signing, lambda index: edit.deprecate(index, name, arch, end))
+    _edit(publisher, webroot, signing, Action.DEPRECATE, lambda index: edit.deprecate(index, name, arch, end))
 
 
 @click.command(
@@ -216,6 +228,7 @@ def deprecate_command(
 @_ARCH
 @click.option("--remove", is_flag=True, help="Remove these names from it.")
 @options.signing_options
+@options.json_option
 @pass_publisher
 def alias_command(
     publisher: Publisher,
@@ -229,7 +242,7 @@ def alias_command(
 ) -> None:
     """Change the aliases."""
     change = edit.remove_aliases if remove else edit.add_aliases
-    _edit(publisher, webroot, signing, lambda index: change(index, name, arch, aliases))
+    _edit(publisher, webroot, signing, Action.ALIAS, lambda index: change(index, name, arch, aliases))
 
 
 @click.command(
@@ -242,12 +255,15 @@ def alias_command(
 @_ARCH
 @click.option("--show", is_flag=True, help="Show it again.")
 @options.signing_options
+@options.json_option
 @pass_publisher
 def hide_command(
     publisher: Publisher, *, webroot: Path, name: str, arch: str | None, show: bool, signing: Signing
 ) -> None:
     """Hide or show the template."""
-    _edit(publisher, webroot, signing, lambda index: edit.hide(index, name, arch, hidden=not show))
+    _edit(
+        publisher, webroot, signing, Action.HIDE, lambda index: edit.hide(index, name, arch, hidden=not show)
+    )
 
 
 @click.command(
@@ -269,6 +285,7 @@ def hide_command(
     "Keep files that the index named less than so many days ago: clients may still ask for them."
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@options.json_option
 @pass_publisher
 def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int, dry_run: bool) -> None:
     """Delete old files."""
@@ -279,13 +296,21 @@ def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int,
         files = retired.served_files(webroot, publisher.reporter)
         found = retired.find_retired(files, published.index, published.index, now=now)
         chosen = retired.choose(found, now=now, grace=timedelta(days=grace), keep=keep)
-        show(
-            f"{item.name}  {human_size(item.size)}  not named since {item.since:%Y-%m-%d %H:%M} UTC"
-            for item in chosen
-        )
         if not dry_run:
             deleted = retired.delete(files, found, chosen)
             chosen = tuple(item for item in chosen if item.name in deleted)
+    publisher.emit(
+        {
+            "version": 1,
+            "dry_run": dry_run,
+            "deleted": [{"name": item.name, "size": item.size, "since": iso(item.since)} for item in chosen],
+            "kept": len(found) - len(chosen),
+        },
+        (
+            f"{item.name}  {human_size(item.size)}  not named since {item.since:%Y-%m-%d %H:%M} UTC"
+            for item in chosen
+        ),
+    )
     total = human_size(sum(item.size for item in chosen))
     what = "would be deleted" if dry_run else "deleted"
     info(
@@ -307,12 +332,14 @@ def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int,
 )
 @places.webroot_argument
 @options.rotation_options
+@options.json_option
 @pass_publisher
 def rotate_key_command(
     publisher: Publisher, *, webroot: Path, signing: Signing, new: str, finish: bool
 ) -> None:
     """Sign with both keys, or with the new one."""
     edit.rotate(webroot, signing.key, new, signing, publisher.services, publisher.reporter, finish=finish)
+    publisher.emit({"version": 1, "signed": True})
 
 
 COMMANDS = (

@@ -146,6 +146,7 @@ _evidence_options = options.option_group(
     "--name", metavar="NAME", help="Name of the template [default: the image's name without its ending]."
 )
 @click.option("--allow-older", is_flag=True, help="Accept an image that was signed before the present one.")
+@options.json_option
 @options.quiet_option()
 @pass_publisher
 def import_command(
@@ -163,3 +164,12 @@ def import_command(
     what = "imported" if result.new else "is already here"
     info(publisher.reporter, printable(f"{result.path} {what}: a disk of {human_size(result.size)}"))
     info(publisher.reporter, printable(f"checked by {result.proof}"))
+    publisher.emit(
+        {
+            "version": 1,
+            "image": str(result.path),
+            "size": result.size,
+            "new": result.new,
+            "checked_by": str(result.proof),
+        }
+    )

@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -24,10 +24,13 @@ from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.text import printable
 from imgbuilder.terminal.console import ConsoleReporter
+from imgindex.model import Index
 from imgrepo.catalogue.text import link
 from imgrepo.publishing.request import Question
 from imgrepo.review.results import Requirement
 from imgrepo.services import Services, Signing
+from imgrepo.webroot.entries import differences
+from imgrepo.webroot.journal import Change, changes
 
 PROGRAM = "pybuilder-repo"
 _Target = TypeVar("_Target")
@@ -48,6 +51,11 @@ class Publisher:
         """Send steps and notices to standard error: standard output is for the result."""
         self.reporter.out = sys.stderr
 
+    def emit_edit(self, before: Index, after: Index, **further: object) -> None:
+        """Print what a command changed in an index."""
+        changed = [change_data(change) for change in changes(before, after)]
+        self.emit({"version": 1, **further, "changed": changed}, differences(before, after))
+
     def emit(self, record: Mapping[str, Any], lines: Iterable[str] = ()) -> None:
         """Print a result: the record as JSON if that is wanted, else the lines."""
         if self.as_json:
@@ -63,6 +71,22 @@ def show(lines: Iterable[str]) -> None:
     """Print lines without characters that a terminal would obey."""
     for line in lines:
         click.echo(printable(line))
+
+
+def change_data(change: Change) -> dict[str, object]:
+    """Return a changed template as it stands in JSON."""
+    return {
+        "name": change.name,
+        "arch": change.arch,
+        "before": change.before,
+        "after": change.after,
+        "file": change.file or None,
+    }
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Return a time as it stands in JSON."""
+    return None if moment is None else moment.astimezone(UTC).isoformat()
 
 
 def each(

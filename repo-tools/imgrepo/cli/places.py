@@ -71,6 +71,14 @@ def _webroot(ctx: click.Context, _param: click.Parameter, folder: Path) -> Path:
 webroot_argument = click.argument("webroot", type=PATH, is_eager=True, callback=_webroot)
 
 
+def _served(ctx: click.Context, param: click.Parameter, place: str) -> Path | str:
+    return place if "://" in place else _webroot(ctx, param, Path(place))
+
+
+served_argument = click.argument("place", metavar="WEBROOT|URL", is_eager=True, callback=_served)
+"""A served folder, or the address where users find it."""
+
+
 def library_argument(
     name: str, *, settled: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -170,6 +170,7 @@ _request_options = options.option_group(
     epilog=examples("pybuilder-repo publish images --output web --gpg-key you@example.org"),
 )
 @_request_options
+@options.json_option
 @options.quiet_option()
 @options.verbose_option()
 @options.trace_option
@@ -195,10 +196,18 @@ def publish_command(
     places = [read_place(target) for target in targets]
     reporter = publisher.reporter
     result = publish(request, publisher.services, reporter)
-    _report(result, reporter, dry_run=request.dry_run)
+    _report(result, reporter, dry_run=request.dry_run, as_json=publisher.as_json)
+    sent = []
     for place in places if result.has_index and not request.dry_run else ():
         upload = UploadRequest(request.output, place, request.prune, request.grace, request.force)
-        send(publisher, upload, endpoint_url)
+        sent.append(send(publisher, upload, endpoint_url))
+    refused = [
+        {"image": name, "reason": error.message, "hint": error.hint} for name, error in result.refused.items()
+    ]
+    if publisher.as_json:
+        publisher.emit_edit(
+            result.before, result.index, dry_run=request.dry_run, refused=refused, uploads=sent
+        )
     return 1 if result.refused else 0
 
 
@@ -250,13 +259,20 @@ _init_options = options.option_group(
     epilog=examples("pybuilder-repo init library --new-key 'Images <images@example.org>'"),
 )
 @_init_options
+@options.json_option
 @pass_publisher
 def init_command(publisher: Publisher, *, request: InitRequest) -> None:
     """Set up the library."""
     made = init(request, publisher.services)
     folder, words = shlex.quote(str(request.folder)), "made now" if request.new_key else "as you chose"
     key_file = next(path for path in made.written if path.suffix == ".gpg")
-    show(
+    publisher.emit(
+        {
+            "version": 1,
+            "fingerprint": made.fingerprint,
+            "written": [str(path) for path in made.written],
+            "url": made.url,
+        },
         [
             f"key: {made.fingerprint}, {words}",
             *(f"written: {path}" for path in made.written),
@@ -267,12 +283,12 @@ def init_command(publisher: Publisher, *, request: InitRequest) -> None:
             f"  pybuilder-repo serve {folder}",
             "for users, once it is served:",
             f"  pybuilder source add {request.name} {made.url}index.asc --gpgkey {key_file}",
-        ]
+        ],
     )
 
 
-def _report(result: PublishResult, on_event: Reporter, *, dry_run: bool) -> None:
-    if dry_run:
+def _report(result: PublishResult, on_event: Reporter, *, dry_run: bool, as_json: bool) -> None:
+    if dry_run and not as_json:
         show(list(differences(result.before, result.index)) or ["nothing would change"])
     elif result.changed:
         info(on_event, f"published: {', '.join(result.changed)}")

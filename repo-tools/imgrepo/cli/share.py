@@ -57,19 +57,16 @@ endpoint_option = click.option(
 
 
 def target_opener(endpoint: str | None) -> Callable[[UploadPlace], Target]:
-    """Return what opens a target."""
-
-    def open_target(place: UploadPlace) -> Target:
-        return S3Target(place, endpoint) if place.bucket else RsyncTarget(place)
-
-    return open_target
+    """Return what opens upload targets; ``endpoint`` is for those in S3."""
+    return lambda place: S3Target(place, endpoint) if place.bucket else RsyncTarget(place)
 
 
-def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> None:
-    """Upload a folder and report it; ``publish --to`` does the same."""
+def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> dict[str, object]:
+    """Upload a folder and report it, also as it stands in JSON; ``publish --to`` does the same."""
     result = upload(request, publisher.services, target_opener(endpoint), publisher.reporter)
     what = f"{counted(len(result.sent), 'file')} sent" if result.sent else "nothing new to upload"
     info(publisher.reporter, f"{request.place.shown}: {what}")
+    return {"target": request.place.shown, "sent": list(result.sent), "deleted": list(result.deleted)}
 
 
 @click.command(
@@ -86,6 +83,7 @@ def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> 
 @endpoint_option
 @options.cleanup_options("After the grace time, delete files there that the index does not name.")
 @click.option("--force", is_flag=True, help="Replace an index there that is newer, or signed by another key.")
+@options.json_option
 @options.quiet_option()
 @pass_publisher
 def upload_command(
@@ -98,7 +96,8 @@ def upload_command(
     force: bool,
 ) -> None:
     """Upload the folder."""
-    send(publisher, UploadRequest(webroot, read_place(target), **cleanup, force=force), endpoint_url)
+    request = UploadRequest(webroot, read_place(target), **cleanup, force=force)
+    publisher.emit({"version": 1, **send(publisher, request, endpoint_url)})
 
 
 @click.command(
@@ -117,6 +116,7 @@ def upload_command(
     "--key", "key_file", required=True, type=PATH, metavar="FILE", help="The publisher's public key."
 )
 @options.cleanup_options("After the grace time, delete files that the index no longer names.")
+@options.json_option
 @options.quiet_option()
 @pass_publisher
 def mirror_command(
@@ -129,3 +129,4 @@ def mirror_command(
         publisher.reporter,
         f"{counted(result.templates, 'template')}; new files: {', '.join(result.fetched) or 'none'}",
     )
+    publisher.emit({"version": 1, "templates": result.templates, "fetched": list(result.fetched)})

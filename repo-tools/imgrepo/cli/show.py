@@ -6,6 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import click
 
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import info, warn
+from imgbuilder.fetch.urls import Address
 from imgbuilder.sizes import counted, human_size
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.cli import options, places
-from imgrepo.cli.options import PATH, Publisher, examples, pass_publisher, show
-from imgrepo.publishing.status import FolderStatus, status_of
+from imgrepo.cli.options import PATH, Publisher, examples, iso, pass_publisher
+from imgrepo.cli.share import endpoint_option, target_opener
+from imgrepo.publishing.public import public_status, targets_behind
+from imgrepo.publishing.status import FolderStatus, metrics, status_of
 from imgrepo.recordfile import write_text
 from imgrepo.services import Services
 from imgrepo.stats import Statistics, bar_chart, count_downloads, files_of, read_log
@@ -30,34 +34,76 @@ from imgrepo.webroot.validate import Compatibility, ValidateRequest, validate
 @click.command(
     "status",
     short_help="Report what needs attention.",
-    help="Check WEBROOT: signature, keys, missing files, changes. Exits with 1 if anything needs attention.",
-    epilog=examples("pybuilder-repo status web --images images"),
+    help="Check WEBROOT: signature, keys, missing files, pages and upload targets that are behind, changed "
+    "images. With the URL under which users find it, check what they get now, by one small request for each "
+    "file.\n\n"
+    "The exit code is 1 when something needs attention.",
+    epilog=examples(
+        "pybuilder-repo status web --images images --metrics images.prom",
+        "pybuilder-repo status https://images.example.org/ --key example.gpg",
+    ),
 )
-@places.webroot_argument
+@places.served_argument
 @click.option(
     "--images",
     type=PATH,
     metavar="DIRECTORY",
     help="The folder of images, to show what changed there since it was published.",
 )
+@click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="Also check that this upload target has the same index; see upload.",
+)
+@endpoint_option
+@click.option(
+    "--key",
+    "key_file",
+    type=PATH,
+    metavar="FILE",
+    help="With a URL: the public key that users have [default: index.gpg next to the index].",
+)
 @options.days_option(
     "--within", "Warn about a signature or key that expires within so many days.", default=14
 )
 @click.option("--verify", is_flag=True, help="Read all files, and compare their digests.")
+@click.option(
+    "--metrics", "metrics_file", type=PATH, metavar="FILE", help="Also write the state there, for Prometheus."
+)
 @options.json_option
 @pass_publisher
 def status_command(
-    publisher: Publisher, *, webroot: Path, images: Path | None, within: int, verify: bool
+    publisher: Publisher,
+    *,
+    place: Path | str,
+    images: Path | None,
+    targets: tuple[str, ...],
+    endpoint_url: str | None,
+    key_file: Path | None,
+    within: int,
+    verify: bool,
+    metrics_file: Path | None,
 ) -> int:
     """Report the state of the folder; return 1 when something needs attention."""
-    status = status_of(
-        webroot,
-        publisher.services,
-        publisher.reporter,
-        images=images,
-        within=timedelta(days=within),
-        verify=verify,
-    )
+    services, reporter, period = publisher.services, publisher.reporter, timedelta(days=within)
+    status = None
+    try:
+        if isinstance(place, str):
+            if images is not None or verify or targets:
+                raise UsageError("--images, --verify and --to are for a folder, not for a URL")
+            status = public_status(place, key_file, services, reporter, within=period)
+        else:
+            if key_file is not None:
+                raise UsageError("--key is for a URL, not for a folder")
+            status = status_of(place, services, reporter, images=images, within=period, verify=verify)
+            behind = tuple(targets_behind(place, targets, target_opener(endpoint_url)))
+            status = replace(status, problems=(*status.problems, *behind))
+    finally:  # monitoring must see a failure as well
+        if metrics_file is not None:
+            where = str(Address(place) if isinstance(place, str) else place.absolute())
+            write_text(metrics_file, metrics(status, where, services.clock()))
     publisher.emit(_status_data(status), _status_lines(status))
     return 1 if status.problems else 0
 
@@ -85,21 +131,18 @@ def _when(moment: datetime | None) -> str:
     return "never" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat()
-
-
 def _status_data(status: FolderStatus) -> dict[str, Any]:
     return {
         "version": 1,
+        "checked_at": iso(status.checked_at),
         "templates": status.templates,
         "size": status.size,
-        "signed_at": _iso(status.signed_at),
+        "signed_at": iso(status.signed_at),
         "signer": status.signer,
-        "expires_at": _iso(status.expires_at),
-        "keys": [{"fingerprint": key.fingerprint, "expires_at": _iso(key.expires_at)} for key in status.keys],
+        "expires_at": iso(status.expires_at),
+        "keys": [{"fingerprint": key.fingerprint, "expires_at": iso(key.expires_at)} for key in status.keys],
         "old_files": [
-            {"name": item.name, "size": item.size, "since": _iso(item.since)} for item in status.retired
+            {"name": item.name, "size": item.size, "since": iso(item.since)} for item in status.retired
         ],
         "withdrawn": [{"name": name, "arch": arch} for name, arch in status.withdrawn],
         "changes": list(status.changes),
@@ -130,6 +173,7 @@ def _status_data(status: FolderStatus) -> dict[str, Any]:
     metavar="KEYFILE",
     help="Public keys that may have signed it [default: index.gpg next to it].",
 )
+@options.json_option
 @options.quiet_option()
 @options.verbose_option("Show other details.")
 @pass_publisher
@@ -144,13 +188,17 @@ def validate_command(
         compatibility = Compatibility.VERSION_1_24_0 if compat_0 else Compatibility.VERSION_1_24_1
     reporter = publisher.reporter
     problems = validate(ValidateRequest(file, compatibility, full, key), publisher.services, reporter)
-    for problem in problems:
-        reporter.error(problem.message, problem.hint)
-    if problems:
-        reporter.error(f"{file} could not be validated: {counted(len(problems), 'problem')}", None)
-        return 1
-    show([f"{file} validated OK"])
-    return 0
+    if not publisher.as_json:
+        for problem in problems:
+            reporter.error(problem.message, problem.hint)
+        if problems:
+            reporter.error(f"{file} could not be validated: {counted(len(problems), 'problem')}", None)
+    found = [{"message": problem.message, "hint": problem.hint} for problem in problems]
+    publisher.emit(
+        {"version": 1, "file": str(file), "problems": found},
+        () if problems else [f"{file} validated OK"],
+    )
+    return 1 if problems else 0
 
 
 def _count(webroot: Path, logs: Sequence[Path], services: Services) -> Statistics:
@@ -296,6 +344,7 @@ def _draw(folder: Path, found: Statistics) -> None:
 )
 @click.option("--calendar", is_flag=True, help="Make a calendar of the entries with a not-before day.")
 @options.reviewers_option
+@options.json_option
 @options.quiet_option()
 @pass_publisher
 def catalogue_command(
@@ -318,3 +367,11 @@ def catalogue_command(
     result = make_catalogue(request, publisher.services, publisher.reporter, statistics)
     done = "written" if result.changed else "nothing changed"
     info(publisher.reporter, f"{target}: {counted(result.templates, 'template')}, {done}")
+    publisher.emit(
+        {
+            "version": 1,
+            "folder": str(target),
+            "templates": result.templates,
+            "changed": result.changed,
+        }
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from imgbuilder.sizes import human_size
 from imgindex.fields import deprecation, deprecation_notice
 from imgindex.trust import VerifiedText
 from imgrepo.cli import options, places
-from imgrepo.cli.options import Publisher, examples, pass_publisher
+from imgrepo.cli.options import Publisher, examples, iso, pass_publisher
 from imgrepo.publishing.templates import PublishedTemplate, TemplateState, templates_in
 from imgrepo.webroot.edit import same_arch
 
@@ -119,16 +119,12 @@ def _lines(one: PublishedTemplate, signed: VerifiedText) -> Iterator[str]:
         yield from (f"  {line}".rstrip() for line in text.split("\n"))
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat()
-
-
 def _data(signed: VerifiedText, templates: Sequence[PublishedTemplate]) -> dict[str, Any]:
     return {
         "version": 1,
-        "signed_at": _iso(signed.signed_at),
+        "signed_at": iso(signed.signed_at),
         "signer": signed.primary_fingerprint,
-        "expires_at": _iso(signed.expires_at),
+        "expires_at": iso(signed.expires_at),
         "templates": [_template_data(one) for one in templates],
     }
 
@@ -138,7 +134,7 @@ def _template_data(one: PublishedTemplate) -> dict[str, Any]:
         "name": one.name,
         "arch": one.arch,
         "states": [state.value for state in one.states],
-        "packed_at": _iso(one.packed_at),
+        "packed_at": iso(one.packed_at),
         "image_sha512": one.image,
     }
     entry = one.entry

@@ -27,7 +27,8 @@ _PATH = re.compile(r"[A-Za-z0-9._/+-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXAMPLES = (
     "nginx.conf", "apache.conf", "crontab", "pybuilder-refresh.service", "pybuilder-refresh.timer",
-    "pybuilder-library.service", "pybuilder-library.timer",
+    "pybuilder-library.service", "pybuilder-library.timer", "pybuilder-status.service",
+    "pybuilder-status.timer", "alerts.yml",
 )  # fmt: skip
 
 

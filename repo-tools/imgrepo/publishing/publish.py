@@ -22,6 +22,7 @@ from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.steps import PublishRun
 from imgrepo.services import Services
 from imgrepo.webroot.entries import read_draft
+from imgrepo.webroot.journal import Action
 from imgrepo.webroot.retired import retire, served_files
 from imgrepo.webroot.signing import (
     PLAIN_INDEX,
@@ -138,7 +139,7 @@ def _commit(
     now = services.clock()
     if new != old.index or old.signed_at is None or _is_due(request, old, now):
         on_event(signing_step(new))
-        signer.replace(request.output, old, new)
+        signer.replace(request.output, old, new, Action.PUBLISH)
     elif not run.files:
         info(on_event, "nothing new to publish")
     write_state(request.output, request.folder, run.state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -16,11 +16,13 @@ from imgindex.fields import deprecation
 from imgindex.gpg import keys_in_file
 from imgindex.model import Index
 from imgindex.trust import VerifiedText
+from imgrepo.catalogue.memory import Memory, read_memory
 from imgrepo.library.folder import find_images
 from imgrepo.services import Services
+from imgrepo.sharing.upload import CATALOGUE
 from imgrepo.webroot.entries import UNKNOWN_ARCH, downloads_of, read_sidecar
 from imgrepo.webroot.retired import Retired, find_retired, served_files
-from imgrepo.webroot.signing import PUBLIC_KEY, is_premature, read_served
+from imgrepo.webroot.signing import PUBLIC_KEY, SIGNED_INDEX, is_premature, read_served
 from imgrepo.webroot.state import read_state, withdrawn_templates
 
 
@@ -46,6 +48,7 @@ class FolderStatus:
 
     templates: int
     size: int
+    checked_at: datetime
     signed_at: datetime
     signer: str
     expires_at: datetime | None
@@ -54,6 +57,40 @@ class FolderStatus:
     withdrawn: tuple[tuple[str, str], ...] = ()
     changes: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default_factory=tuple)
+
+
+def metrics(status: FolderStatus | None, place: str, now: datetime) -> str:
+    """Return a state in the text format of Prometheus; None for one that could not be found out."""
+    label = place.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+    def gauge(name: str, text: str, values: Mapping[str, float]) -> list[str]:
+        name = f"pybuilder_library_{name}"
+        lines = [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+        return [*lines, *(f'{name}{{library="{label}"{more}}} {value:.0f}' for more, value in values.items())]
+
+    checked = gauge("checked_timestamp_seconds", "When this was found out.", {"": now.timestamp()})
+    if status is None:
+        problem = {"": 1.0}
+        return "\n".join([*checked, *gauge("problems", "Number of problems; see status.", problem), ""])
+    ending = {
+        f',fingerprint="{key.fingerprint}"': key.expires_at.timestamp()
+        for key in status.keys
+        if key.expires_at is not None
+    }
+    signed, expires = status.signed_at, status.expires_at
+    lines = [
+        *checked,
+        *gauge("problems", "Number of problems; see status.", {"": len(status.problems)}),
+        *gauge("templates", "Number of templates.", {"": status.templates}),
+        *gauge("size_bytes", "Bytes of all files that the index names.", {"": status.size}),
+        *gauge("old_files", "Number of files that the index no longer names.", {"": len(status.retired)}),
+        *gauge("signed_timestamp_seconds", "When the index was signed.", {"": signed.timestamp()}),
+    ]
+    if expires is not None:
+        lines += gauge("expires_timestamp_seconds", "When its signature expires.", {"": expires.timestamp()})
+    if ending:
+        lines += gauge("key_expires_timestamp_seconds", "When a key expires.", ending)
+    return "\n".join([*lines, ""])
 
 
 def status_of(
@@ -72,20 +109,19 @@ def status_of(
     """
     published, signed = read_served(folder, services)
     now, index = services.clock(), published.index
-    keys = tuple(
-        KeyStatus(key.fingerprint, None if key.expires is None else datetime.fromtimestamp(key.expires, UTC))
-        for key in keys_in_file(folder / PUBLIC_KEY, where="the published key", any_owner=True)
-        if key.is_primary or key.can_sign
-    )
+    keys = keys_of(folder / PUBLIC_KEY)
+    memory = read_memory(folder / CATALOGUE)
     problems = [
-        *_missing_signatures(published.data or b"", folder),
-        *_ends(signed, keys, now, within),
+        *missing_signatures(published.data or b"", folder / PUBLIC_KEY),
+        *ends(signed, keys, now, within),
         *_files(folder, index, on_event, verify=verify),
         *_deprecations(index, now),
+        *(() if memory is None else pages_behind(memory, index)),
     ]
     return FolderStatus(
         templates=len(index.entries),
         size=sum(file.size or 0 for entry in index.entries for file in downloads_of(entry)),
+        checked_at=now,
         signed_at=signed.signed_at,
         signer=signed.primary_fingerprint,
         expires_at=signed.expires_at,
@@ -97,10 +133,20 @@ def status_of(
     )
 
 
-def _missing_signatures(data: bytes, folder: Path) -> Iterator[str]:
-    keys = keys_in_file(folder / PUBLIC_KEY, where="the published key", any_owner=True)
+def keys_of(key_file: Path) -> tuple[KeyStatus, ...]:
+    """Return the keys of a key file for clients that are primary keys, or that sign."""
+    return tuple(
+        KeyStatus(key.fingerprint, None if key.expires is None else datetime.fromtimestamp(key.expires, UTC))
+        for key in keys_in_file(key_file, where="the published key", any_owner=True)
+        if key.is_primary or key.can_sign
+    )
+
+
+def missing_signatures(data: bytes, key_file: Path) -> Iterator[str]:
+    """Yield a problem if a signed index has fewer signatures than its key file has keys."""
+    keys = keys_in_file(key_file, where="the published key", any_owner=True)
     primary = [key for key in keys if key.is_primary]
-    signatures = split(data, where=str(folder)).signatures
+    signatures = split(data, where=SIGNED_INDEX).signatures
     if signatures < len(primary):
         yield (
             f"{PUBLIC_KEY} holds {counted(len(primary), 'key')}, but the index has only "
@@ -109,9 +155,10 @@ def _missing_signatures(data: bytes, folder: Path) -> Iterator[str]:
         )
 
 
-def _ends(
+def ends(
     signed: VerifiedText, keys: tuple[KeyStatus, ...], now: datetime, within: timedelta
 ) -> Iterator[str]:
+    """Yield a problem for a signature of the future, and for each end that is nearer than ``within``."""
     if is_premature(signed.signed_at, now):
         yield (
             f"the index is signed in the future, at {signed.signed_at:%Y-%m-%d %H:%M} UTC, and clients "
@@ -148,6 +195,25 @@ def _files(folder: Path, index: Index, on_event: Reporter, *, verify: bool) -> I
                 and digest != hash_file(path, on_event=on_event, label=f"reading {path.name}")
             ):
                 yield f"{name} is damaged (its digest is wrong): remove it and publish again"
+
+
+def pages_behind(memory: Memory, index: Index) -> Iterator[str]:
+    """Yield a problem if the pages do not show what an index names."""
+    named = {
+        (entry.os_version, entry.arch): (entry.revision, entry.sha512 or "")
+        for entry in index.entries
+        if not entry.hidden
+    }
+    shown = {key: (one.revision, one.sha512) for key, one in memory.shown.items()}
+    wrong = sorted(
+        {
+            name
+            for (name, arch) in named.keys() | shown.keys()
+            if named.get((name, arch)) != shown.get((name, arch))
+        }
+    )
+    if wrong:
+        yield f"the pages do not show the index ({', '.join(wrong)}): pybuilder-repo catalogue makes them"
 
 
 def _deprecations(index: Index, now: datetime) -> Iterator[str]:

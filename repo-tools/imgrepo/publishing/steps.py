@@ -16,14 +16,21 @@ from imgindex.model import Entry, Index
 from imgrepo.images.compress import ImageCopy, copy_image, hash_image, space_needed
 from imgrepo.images.facts import ImageFacts, NoSystemError, examine
 from imgrepo.images.scan import SourceImage, measure
-from imgrepo.library.approval import Reviewers, read_reviewers
-from imgrepo.library.folder import described, find_images
+from imgrepo.library.approval import read_reviewers
+from imgrepo.publishing.eligibility import Eligibility
 from imgrepo.publishing.pack import Candidate, Packer, planned_entry
 from imgrepo.publishing.request import PublishRequest, ask_about
-from imgrepo.review.check import not_an_entry, unmet
 from imgrepo.services import Services
 from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, is_complete, merge, old_entry, read_sidecar
-from imgrepo.webroot.state import Published, former_entries, read_state, withdrawn_templates
+from imgrepo.webroot.state import (
+    Published,
+    former_entries,
+    protected_error,
+    protected_templates,
+    read_state,
+    set_aside_files,
+    withdrawn_templates,
+)
 from imgrepo.webroot.transaction import Session
 
 
@@ -55,6 +62,10 @@ class PublishRun:
         self._added: list[Entry] = []
         self._unpublished: set[int] = set()
         self._withdrawn = withdrawn_templates(request.output)
+        self._protected, self._set_aside = (
+            protected_templates(request.output),
+            set_aside_files(request.output),
+        )
         self.refused: dict[str, PybuilderError] = dict(request.held_back)
         reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
         self._eligibility = Eligibility(request, services.clock(), self.refused, on_event, reviewers)
@@ -100,7 +111,11 @@ class PublishRun:
                     and self._is_withdrawn(image, last.entry, last.arch)
                 ):
                     continue
-                if not self._is_published(image) and self._eligibility.is_eligible(image):
+                if last is not None and self._is_set_aside(image, last):
+                    continue
+                if self._is_published(image) or not self._eligibility.is_eligible(image):
+                    continue
+                if last is None or not self._is_protected(image, last.entry, last.arch):
                     candidates.append(Candidate(image, measure(image)))
             except DiskError as error:
                 self.refused[image.name] = error
@@ -123,7 +138,7 @@ class PublishRun:
         for name, packed in self._packer.known.items():
             if not name.startswith(f"{image.stem}-") or hash_image(image, self._on_event) != packed.image:
                 continue
-            if any(entry.file == name for entry in self._old.entries):
+            if name in self._set_aside or any(entry.file == name for entry in self._old.entries):
                 return Published(
                     image.fingerprint, packed.image, name, packed.entry, packed.arch, system=packed.system
                 )
@@ -148,7 +163,8 @@ class PublishRun:
             if entry is None:
                 continue
             gone_since = last.gone_since or now
-            if self._request.prune and now - gone_since >= self._request.grace:
+            protected = (last.entry, last.arch) in self._protected
+            if self._request.prune and not protected and now - gone_since >= self._request.grace:
                 info(self._on_event, f"the template {entry.os_version} is dropped: its image {name} is gone")
                 self._old = dataclasses.replace(
                     self._old, entries=tuple(one for one in self._old.entries if one is not entry)
@@ -259,7 +275,7 @@ class PublishRun:
             self.refused[image.name] = facts
             return None
         arch = facts.arch if old is None or old.arch == UNKNOWN_ARCH else old.arch
-        if self._is_withdrawn(image, name, arch):
+        if self._is_withdrawn(image, name, arch) or self._is_protected(image, name, arch):
             return None
         self._claim(name, arch, image)
         return dataclasses.replace(candidate, name=name, facts=facts, old=old)
@@ -275,6 +291,27 @@ class PublishRun:
             )
         return withdrawn
 
+    def _is_set_aside(self, image: SourceImage, last: Published) -> bool:
+        """Check whether a template was given a different image by hand since this one was published."""
+        if last.file not in self._set_aside or any(one.file == last.file for one in self._old.entries):
+            return False
+        if image.fingerprint != last.fingerprint and hash_image(image, self._on_event) != last.sha512:
+            return False
+        warn(
+            self._on_event,
+            f"{image.name} is not published: the template {last.entry} was given a different image by "
+            "rollback or channel; a new image is published again",
+        )
+        return True
+
+    def _is_protected(self, image: SourceImage, name: str, arch: str) -> bool:
+        """Check whether an image would replace that of a protected template; if so, it is refused."""
+        there = any((entry.os_version, entry.arch) == (name, arch) for entry in self._old.entries)
+        if not there or (name, arch) not in self._protected:
+            return False
+        self.refused[image.name] = protected_error(self._request.output, name)
+        return True
+
     def pack(self, candidates: Sequence[Candidate]) -> None:
         """Pack the changed images and describe them; in a dry run only describe them."""
         for candidate in candidates:
@@ -283,8 +320,10 @@ class PublishRun:
                     self._note(candidate.old, planned_entry(candidate))
                     continue
                 entry, published = self._packer.pack(candidate)
-                self._note(candidate.old, entry)
                 self.state[candidate.image.name] = published
+                # Without the record of packed files, an image that was set aside is recognised only now.
+                if not self._is_set_aside(candidate.image, published):
+                    self._note(candidate.old, entry)
             except (DiskError, WorkspaceError) as error:  # without space for one, others may still fit
                 self.refused[candidate.image.name] = error
 
@@ -320,67 +359,3 @@ class PublishRun:
         """Update a template with the present description of its image."""
         name = self._owners.get((entry.os_version, entry.arch), "")
         return entry if name in self.refused else self._eligibility.updated(entry, name)
-
-
-class Eligibility:
-    """Decides which images of one run may be published; ``refused`` gets the reasons by file name."""
-
-    def __init__(
-        self,
-        request: PublishRequest,
-        now: datetime,
-        refused: dict[str, PybuilderError],
-        on_event: Reporter,
-        reviewers: Reviewers | None = None,
-    ) -> None:
-        self._request, self._now, self._refused, self._on_event = request, now, refused, on_event
-        self._reviewers = reviewers
-        self._proven: dict[str, bool] = {}
-        self.found = find_images(request.folder)
-        self.waiting: list[str] = []
-        if (self.found.entries or self.found.broken) and request.output.samefile(request.folder):
-            raise UsageError(  # they hold files that must not be served, or not yet
-                f"the folders of the entries in {request.folder} would be served with the published files",
-                hint="publish into another folder: --output WEBROOT",
-            )
-
-    def is_eligible(self, image: SourceImage) -> bool:
-        """Check whether a new or changed image may be published; if not, its old template stays as it is."""
-        entry = self.found.entries.get(image.name)
-        until = None if entry is None else entry.held_until(self._now)
-        if until is not None:
-            self.waiting.append(f"{image.name} is held back until {until:%Y-%m-%d %H:%M} UTC")
-            info(self._on_event, self.waiting[-1])
-        return until is None and self._has_proof(image.name)
-
-    def updated(self, entry: Entry, name: str) -> Entry:
-        """Update a template with the present description of its image, if that may be published.
-
-        It may when the entry's day has come. A description without required proof is refused like an image.
-        """
-        found = self.found.entries.get(name)
-        if found is None or found.held_until(self._now) is not None:
-            return entry
-        new = described(entry, found.description)
-        return entry if new is entry or not self._has_proof(name) else new
-
-    def _has_proof(self, name: str) -> bool:
-        """Check whether an image has all required proof; it is read once at most."""
-        if name not in self._proven:
-            problem = self._missing(name) if self._request.require else None
-            if problem is not None:
-                self._refused[name] = problem
-            self._proven[name] = problem is None
-        return self._proven[name]
-
-    def _missing(self, name: str) -> PybuilderError | None:
-        entry = self.found.entries.get(name)
-        if entry is None:
-            return not_an_entry(name, self._request.require)
-        return unmet(
-            self._request.require,
-            entry.folder,
-            self._on_event,
-            reviewers=self._reviewers,
-            metadata_digest=entry.metadata_digest,
-        )

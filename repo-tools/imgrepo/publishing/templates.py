@@ -14,7 +14,7 @@ from imgindex.trust import VerifiedText
 from imgrepo.services import Services
 from imgrepo.webroot.entries import downloads_of, is_complete
 from imgrepo.webroot.signing import read_served
-from imgrepo.webroot.state import former_entries, packed_files, withdrawn_templates
+from imgrepo.webroot.state import former_entries, packed_files, protected_templates, withdrawn_templates
 
 
 class TemplateState(enum.Enum):
@@ -25,6 +25,7 @@ class TemplateState(enum.Enum):
     DEPRECATED = "deprecated"
     WITHDRAWN = "withdrawn"
     BROKEN = "file missing"
+    PROTECTED = "protected"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class PublishedTemplate:
 def templates_in(webroot: Path, services: Services) -> tuple[VerifiedText, tuple[PublishedTemplate, ...]]:
     """Return the signed index of a served folder and its templates, withdrawn ones last."""
     published, signed = read_served(webroot, services)
-    packed = packed_files(webroot)
+    packed, protected = packed_files(webroot), protected_templates(webroot)
 
     def made(entry: Entry, states: tuple[TemplateState, ...]) -> PublishedTemplate:
         path = webroot / entry.file
@@ -57,7 +58,7 @@ def templates_in(webroot: Path, services: Services) -> tuple[VerifiedText, tuple
         image = packed[entry.file].image if entry.file in packed else None
         return PublishedTemplate(entry.os_version, entry.arch, states, entry, packed_at, image)
 
-    found = [made(entry, tuple(_states(entry, webroot))) for entry in published.index.entries]
+    found = [made(entry, tuple(_states(entry, webroot, protected))) for entry in published.index.entries]
     former = former_entries(webroot)
     there = {(template.name, template.arch) for template in found}
     for name, arch in sorted(withdrawn_templates(webroot) - there):
@@ -66,9 +67,11 @@ def templates_in(webroot: Path, services: Services) -> tuple[VerifiedText, tuple
     return signed, tuple(found)
 
 
-def _states(entry: Entry, webroot: Path) -> Iterator[TemplateState]:
+def _states(entry: Entry, webroot: Path, protected: frozenset[tuple[str, str]]) -> Iterator[TemplateState]:
     yield TemplateState.HIDDEN if entry.hidden else TemplateState.LISTED
     if deprecation(entry) is not None:
         yield TemplateState.DEPRECATED
+    if (entry.os_version, entry.arch) in protected:
+        yield TemplateState.PROTECTED
     if not all(is_complete(webroot, file) for file in downloads_of(entry)):
         yield TemplateState.BROKEN

@@ -61,10 +61,11 @@ class MirrorRequest:
     @property
     def index_url(self) -> Address:
         """Address of the signed index."""
-        return Address(self.source).derive(_index_of)
+        return Address(self.source).derive(index_address)
 
 
-def _index_of(source: str) -> str:
+def index_address(source: str) -> str:
+    """Return the address of the index, given that or the address of its folder."""
     if source.endswith(".asc"):
         return source
     path = local_path(source)

@@ -127,7 +127,7 @@ def read_place(text: str) -> UploadPlace:
 
 _INDEX_LIMIT = 5_000_000
 _INDEX_FILES = (PUBLIC_KEY, PLAIN_INDEX, SIGNED_INDEX)
-_CATALOGUE = "catalogue"
+CATALOGUE = "catalogue"
 """Folder in which ``pybuilder-repo catalogue`` puts the site in the served folder."""
 _PAGES_LAST = ("atom.xml", "index.html", MEMORY_NAME)
 
@@ -293,7 +293,7 @@ def _upload_catalogue(
     Pages come after what they link to, the list comes last. Files of the old catalogue there that the new
     one has not are deleted: a withdrawn template must not stay on show.
     """
-    memory = folder / _CATALOGUE / MEMORY_NAME
+    memory = folder / CATALOGUE / MEMORY_NAME
     if not memory.is_file():
         return (), ()
     names = files_named(memory.read_bytes())
@@ -303,8 +303,8 @@ def _upload_catalogue(
     pages = [name for name in first if name.endswith(".html")]
     sent: list[str] = []
     for group in (parts, pages, *([name] for name in _PAGES_LAST if name in names)):
-        sent += target.put(folder, [f"{_CATALOGUE}/{name}" for name in group], on_event)
-    gone = tuple(f"{_CATALOGUE}/{name}" for name in there if name not in set(names))
+        sent += target.put(folder, [f"{CATALOGUE}/{name}" for name in group], on_event)
+    gone = tuple(f"{CATALOGUE}/{name}" for name in there if name not in set(names))
     target.delete(gone)
     return tuple(sent), gone
 
@@ -312,7 +312,7 @@ def _upload_catalogue(
 def _catalogue_there(target: Target) -> tuple[str, ...]:
     """Return the files of the catalogue there; none if there is none yet."""
     try:
-        return files_named(target.read(f"{_CATALOGUE}/{MEMORY_NAME}", LARGEST))
+        return files_named(target.read(f"{CATALOGUE}/{MEMORY_NAME}", LARGEST))
     except UploadError:
         # The target has answered before, so the file is missing there; if it is broken, old pages stay
         return ()

@@ -15,19 +15,25 @@ from functools import partial
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
-from imgbuilder.events import Reporter, info
+from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host.arch import normalise
 from imgbuilder.sizes import counted
 from imgindex.fields import Deprecation, is_known_field, settle_comments, with_deprecation
 from imgindex.model import Entry, ExtraField, Index, Note
 from imgindex.parse import parse_index
-from imgindex.trust import UnverifiedText
+from imgindex.trust import TrustedKeys, UnverifiedText
 from imgindex.write import tidy_note, write_index
 from imgrepo.services import Services, Signing
 from imgrepo.webroot.entries import files_of, is_complete
+from imgrepo.webroot.journal import Action
 from imgrepo.webroot.retired import retire, served_files
 from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner, PublishedIndex, is_premature, signing_step
-from imgrepo.webroot.state import former_entries, remember_withdrawn, withdrawn_templates
+from imgrepo.webroot.state import (
+    former_entries,
+    refuse_protected,
+    remember_withdrawn,
+    withdrawn_templates,
+)
 from imgrepo.webroot.transaction import open_session
 
 _PATIENCE = 10.0
@@ -49,28 +55,46 @@ def edit(
     change: Callable[[Index], Index],
     on_event: Reporter,
     *,
-    again: bool = False,
+    action: Action = Action.EDIT,
     finish: bool = False,
 ) -> Edited:
     """Change the published index and sign it with the keys that signed the present one.
 
-    With ``again`` it is signed even if nothing changes; with ``finish`` other keys are dropped.
+    A rotation is signed even if nothing changes; with ``finish`` it drops other keys.
     """
+
+    def from_index(index: Index, _trusted: TrustedKeys) -> Index:
+        return change(index)
+
+    return edit_with_keys(folder, signing, services, from_index, on_event, action=action, finish=finish)
+
+
+def edit_with_keys(
+    folder: Path,
+    signing: Signing,
+    services: Services,
+    change: Callable[[Index, TrustedKeys], Index],
+    on_event: Reporter,
+    *,
+    action: Action,
+    finish: bool = False,
+) -> Edited:
+    """Change the published index as ``edit`` does; the change is given the keys that sign as well."""
     with _opened(folder, signing, services, on_event, finish=finish) as (signer, old):
-        new = change(old.index)
-        if new == old.index and not again:
+        new = change(old.index, signer.trusted)
+        if new == old.index and action is not Action.ROTATE_KEY:
             info(on_event, "nothing to change")
         else:
             on_event(signing_step(new))
-            signer.replace(folder, old, new)
+            signer.replace(folder, old, new, action, finish=finish)
         retire(served_files(folder, on_event), new, old.index, now=services.clock(), on_event=on_event)
     return Edited(old.index, new)
 
 
 def refresh(
     folder: Path, signing: Signing, services: Services, on_event: Reporter, *, within: timedelta | None
-) -> None:
-    """Sign the published index again, with nothing else changed.
+) -> bool:
+    """Sign the published index again, with nothing else changed; return whether it was.
 
     With ``within``, only if the present signature expires within this time.
     """
@@ -83,9 +107,10 @@ def refresh(
             else:
                 end = f"{old.expires_at:%Y-%m-%d %H:%M} UTC"
                 info(on_event, f"the signature expires at {end}: it is not renewed yet")
-            return
+            return False
         on_event(signing_step(old.index))
-        signer.replace(folder, old, old.index)
+        signer.replace(folder, old, old.index, Action.REFRESH)
+    return True
 
 
 def rotate(
@@ -99,7 +124,7 @@ def rotate(
     chosen = dataclasses.replace(
         signing, key=new_key if finish else old_key, also=() if finish else (new_key,)
     )
-    edit(folder, chosen, services, lambda index: index, on_event, again=True, finish=finish)
+    edit(folder, chosen, services, lambda index: index, on_event, action=Action.ROTATE_KEY, finish=finish)
 
 
 def withdraw(
@@ -127,14 +152,24 @@ def withdraw(
             if name not in known or any(entry.os_version == name for entry in index.entries)
             for entry in find(index, name, arch)
         ]
+        left = tuple(entry for entry in index.entries if entry not in chosen)
+        new = dataclasses.replace(index, entries=left)
+        refuse_protected(folder, index, new)
         remember_withdrawn(folder, before | {(entry.os_version, entry.arch) for entry in chosen})
-        return dataclasses.replace(
-            index, entries=tuple(entry for entry in index.entries if entry not in chosen)
-        )
+        return new
 
-    edited = edit(folder, signing, services, change, on_event)
+    edited = edit(folder, signing, services, change, on_event, action=Action.WITHDRAW)
     if now:
-        deleted = served_files(folder, on_event).delete(withdrawn_files(folder, names, arch))
+        files = withdrawn_files(folder, names, arch)
+        named = {file.name: entry for entry in edited.after.entries for file in files_of(entry)}
+        for name in files:
+            if name in named:
+                warn(
+                    on_event,
+                    f"{name} stays, because the template {named[name].os_version} has the same file: "
+                    "withdraw that one as well",
+                )
+        deleted = served_files(folder, on_event).delete([name for name in files if name not in named])
         info(on_event, f"{counted(len(deleted), 'file')} deleted")
     return edited
 
@@ -173,7 +208,7 @@ def undo_withdrawal(
             entries.append(dataclasses.replace(entry, aliases=aliases))
         return dataclasses.replace(index, entries=tuple(entries))
 
-    edited = edit(folder, signing, services, change, on_event)
+    edited = edit(folder, signing, services, change, on_event, action=Action.WITHDRAW_UNDO)
     remember_withdrawn(folder, before - back)
     return edited
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imgbuilder.errors import BadSignatureError, SigningError, TrustError, UsageError, WrongKeyError
+from imgbuilder.errors import (
+    BadSignatureError,
+    PybuilderError,
+    SigningError,
+    TrustError,
+    UsageError,
+    WrongKeyError,
+)
 from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host.workspace import explain
 from imgbuilder.sizes import counted
@@ -15,13 +22,14 @@ from imgindex.accept import CLOCK_TOLERANCE
 from imgindex.accept import show as show_time
 from imgindex.clearsign import split, unverified_text
 from imgindex.files import open_file
-from imgindex.gpg import trusted_keys_from_file
+from imgindex.gpg import keys_in_file, trusted_keys_from_file
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgindex.trust import TrustedKeys, VerifiedText
 from imgindex.write import write_index
 from imgrepo.services import Services, Signing
-from imgrepo.webroot.state import remember_former
+from imgrepo.webroot.journal import JOURNAL_NAME, Action, journal_with, next_line
+from imgrepo.webroot.state import refuse_protected, remember_former
 from imgrepo.webroot.transaction import Session
 
 SIGNED_INDEX = "index.asc"
@@ -160,8 +168,22 @@ class IndexSigner:
             hint=hint,
         )
 
-    def replace(self, folder: Path, old: PublishedIndex, new: Index) -> None:
-        """Sign a new index, read it back as a client does, and put it in place of the old one."""
+    @property
+    def trusted(self) -> TrustedKeys:
+        """The keys that sign."""
+        return self._pin
+
+    def replace(
+        self, folder: Path, old: PublishedIndex, new: Index, action: Action, *, finish: bool = False
+    ) -> None:
+        """Sign a new index, read it back as a client does, and put it in place of the old one.
+
+        The journal of the folder gets a line about it. Other keys in the key file for clients stay there,
+        except with ``finish``.
+        """
+        refuse_protected(folder, old.index, new)
+        self._check_files(folder, new)
+        others = b"" if finish else self._other_keys(folder / PUBLIC_KEY)
         keys = self._keys
         if self._signing.valid_for is None and old.expires_at is not None and old.signed_at is not None:
             # A signature that expires must not lose that because an option is forgotten.
@@ -178,9 +200,49 @@ class IndexSigner:
         plain = folder / PLAIN_INDEX
         if self.was_edited(folder, old):
             self._session.write({_BACKUP: plain.read_bytes()})
-        key_file = (self._session.folder / PUBLIC_KEY).read_bytes()
+        key_file = (self._session.folder / PUBLIC_KEY).read_bytes() + others
+        line = next_line(folder, action, Index() if old.text is None else old.index, new, signed)
+        signature = keys.sign_detached(line, self._fingerprint)
         # Clients read only the signed index, so it comes last.
-        self._session.write({PUBLIC_KEY: key_file, PLAIN_INDEX: signed.text.encode(), SIGNED_INDEX: data})
+        self._session.write(
+            {
+                PUBLIC_KEY: key_file,
+                PLAIN_INDEX: signed.text.encode(),
+                JOURNAL_NAME: journal_with(folder, line, signature),
+                SIGNED_INDEX: data,
+            }
+        )
+
+    def _check_files(self, folder: Path, index: Index) -> None:
+        """Check that no published file was written in this clock's future: it would show a wrong clock."""
+        now = self._services.clock()
+        for path in (folder / entry.file for entry in index.entries):
+            if not path.exists():
+                continue  # status reports it
+            written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            if is_premature(written_at, now):
+                raise SigningError(
+                    f"{path} was written at {show_time(written_at)}, which this machine's clock has not "
+                    "reached yet",
+                    hint=f"set the clock (see: timedatectl), then try again; if it is right: touch {path}",
+                )
+
+    def _other_keys(self, key_file: Path) -> bytes:
+        """Return the keys that clients get besides those that sign: they may be of a move to a new key."""
+        try:
+            listed = keys_in_file(key_file, where="the published key", any_owner=True)
+        except PybuilderError:
+            return b""  # it is missing or damaged, and is written again
+        others = {key.fingerprint for key in listed if key.is_primary} - self._pin.fingerprints
+        found = {fingerprint: self._keys.public_key(fingerprint) for fingerprint in sorted(others)}
+        lost = [fingerprint for fingerprint, key in found.items() if not key]
+        if lost:
+            raise SigningError(
+                f"{key_file} also holds the key {lost[0]}, which your keyring does not have: clients would "
+                "lose it",
+                hint=f"to keep it: gpg --import {key_file}; to drop it, remove the file: it is made again",
+            )
+        return b"".join(found.values())
 
     def _check(self, data: bytes, new: Index, old: PublishedIndex) -> VerifiedText:
         """Read a signed index as a client does; return the text that clients get.

@@ -5,8 +5,9 @@ changed. The record of packed files keeps an image from being packed twice,
 also by another publisher. Both are conveniences: without them images are
 compressed again and come out as the same files, and nothing in them is trusted
 unless the signed index confirms it. The record of withdrawn templates keeps
-``publish`` from publishing them again. The record of former entries gives a
-template that comes back its notes, aliases and revision.
+``publish`` from publishing them again, and that of set-aside files from
+undoing a rollback. The record of former entries gives a template that comes
+back its notes, aliases and revision.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbuilder.errors import RepositoryError
+from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.host.hashing import Fingerprint
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
@@ -28,6 +29,8 @@ from imgrepo.recordfile import Many, Moment, RecordFile
 PACKED_NAME = ".pybuilder-repo-packed.json"
 WITHDRAWN_NAME = ".pybuilder-repo-withdrawn.json"
 FORMER_NAME = ".pybuilder-repo-former.json"
+PROTECTED_NAME = ".pybuilder-repo-protected.json"
+SET_ASIDE_NAME = ".pybuilder-repo-set-aside.json"
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,13 @@ class _PublishedImages:
 
 
 @dataclass(frozen=True)
-class _Withdrawn:
+class _Templates:
     templates: Many[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class _SetAside:
+    files: Many[str]
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,17 @@ class _Former:
 
 _PACKED = RecordFile(_PackedFiles, PACKED_NAME)
 _WITHDRAWN = RecordFile(
-    _Withdrawn,
+    _Templates,
     WITHDRAWN_NAME,
     hint="it lists the templates that were withdrawn; remove it to publish all images again",
+)
+_PROTECTED = RecordFile(
+    _Templates,
+    PROTECTED_NAME,
+    hint="it lists the templates that are protected; remove it to protect none",
+)
+_SET_ASIDE = RecordFile(
+    _SetAside, SET_ASIDE_NAME, hint="it lists images that publish leaves out; remove it to publish them again"
 )
 _FORMER = RecordFile(_Former, FORMER_NAME)
 
@@ -146,7 +162,53 @@ def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
 
 def remember_withdrawn(folder: Path, templates: Iterable[tuple[str, str]]) -> None:
     """Replace the record of withdrawn templates."""
-    _WITHDRAWN.write(folder, _Withdrawn(tuple(sorted(templates))))
+    _WITHDRAWN.write(folder, _Templates(tuple(sorted(templates))))
+
+
+def protected_templates(folder: Path) -> frozenset[tuple[str, str]]:
+    """Return name and architecture of each template whose image must stay.
+
+    A record that cannot be read is an error: guessing would drop the protection.
+    """
+    record = _PROTECTED.read(folder)
+    return frozenset() if record is None else frozenset(record.templates)
+
+
+def remember_protected(folder: Path, templates: Iterable[tuple[str, str]]) -> None:
+    """Replace the record of protected templates."""
+    _PROTECTED.write(folder, _Templates(tuple(sorted(templates))))
+
+
+def refuse_protected(folder: Path, before: Index, after: Index) -> None:
+    """Refuse an index that takes away or replaces the image of a protected template."""
+    protected = protected_templates(folder)
+    files = {(entry.os_version, entry.arch): entry.file for entry in after.entries}
+    for entry in before.entries:
+        key = (entry.os_version, entry.arch)
+        if key in protected and files.get(key) != entry.file:
+            raise protected_error(folder, entry.os_version)
+
+
+def protected_error(folder: Path, name: str) -> UsageError:
+    """Return the error about a template that is protected."""
+    return UsageError(
+        f"the template {name} is protected: its image is neither replaced nor taken away",
+        hint=f"to allow that: pybuilder-repo protect --undo {folder} {name}",
+    )
+
+
+def set_aside_files(folder: Path) -> frozenset[str]:
+    """Return the published files that were replaced by hand, so that ``publish`` leaves their images out.
+
+    A record that cannot be read is an error: guessing would publish what a rollback took away.
+    """
+    record = _SET_ASIDE.read(folder)
+    return frozenset() if record is None else frozenset(record.files)
+
+
+def remember_set_aside(folder: Path, files: Iterable[str]) -> None:
+    """Replace the record of files that were replaced by hand."""
+    _SET_ASIDE.write(folder, _SetAside(tuple(sorted(files))))
 
 
 def former_entries(folder: Path) -> dict[tuple[str, str], Entry]:

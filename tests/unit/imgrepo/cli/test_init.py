@@ -56,7 +56,7 @@ def test_the_files_for_users_servers_and_timers_have_the_names_of_the_library(
     source.read(library / "setup" / "mine.conf")
     assert source["mine"]["uri"] == "http://vm.example.com/x/index.asc"
     texts = {path.name: path.read_text() for path in (library / "setup").iterdir()}
-    assert len(texts) == 9
+    assert len(texts) == 12
     for name, text in texts.items():
         for foreign in ("/srv/", "images.example.org", "images@example.org", "User=publisher"):
             assert foreign not in text, name
