@@ -25,7 +25,6 @@ from tests.guest.conftest import Publisher
 
 ROOT = Path(__file__).parents[2]
 SOURCE = (
-    "Makefile",
     "builder",
     "debian",
     "docs",
@@ -34,6 +33,7 @@ SOURCE = (
     "scripts",
     "CHANGELOG.md",
     "LICENSE",
+    "Makefile",
     "README.md",
     "pyproject.toml",
 )

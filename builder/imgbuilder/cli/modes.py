@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -130,19 +131,22 @@ def show_help(call: Call) -> None:
             if found is None:
                 raise UsageError(f"pybuilder has no verb {' '.join(names)!r}", hint="see: pybuilder --help")
             ctx = click.Context(found, info_name=name, parent=ctx)
-        return show(f"{ctx.get_help()}\n")
+        show(f"{ctx.get_help()}\n")
+        return
     if len(names) > 1:
         raise UsageError("help takes one manual page", hint=f"pybuilder help {names[0]}")
+    from imgbuilder.host.packages import install_hint  # late: lists stay quick
+    from imgbuilder.host.process import find_program
+
     # A virtual environment, also that of pipx or uv, has its pages where `man` does not look.
     page = Path(sys.prefix, "share", "man", "man1", f"{names[0]}.1")
+    if find_program("man") is None:
+        hint = f"{install_hint('man')}; or type: {names[0]} --help"
+        raise ToolError("the program man is not installed", hint=hint)
     call.reporter.close()
-    try:
-        words = ["man", "-l", str(page)] if page.exists() else ["man", names[0]]
-        os.execvp("man", words)  # noqa: S606 - there is no shell to start
-    except FileNotFoundError as error:
-        raise ToolError(
-            "the program man is not installed", hint=f"install it (man-db), or type: {names[0]} --help"
-        ) from error
+    words = ["man", "-l", str(page)] if page.exists() else ["man", names[0]]
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; man would complain about "| head"
+    os.execvp("man", words)  # noqa: S606 - there is no shell to start
 
 
 def doctor(call: Call) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -17,6 +18,7 @@ import pytest
 from imgbuilder.cli import main as cli
 from imgbuilder.cli import program
 from imgbuilder.cli.getopt import GetoptCommand
+from imgbuilder.host.packages import install_hint
 from imgindex.model import Note
 from tests.fakes.commands import Command
 from tests.fakes.template import Site, TinyAppliances
@@ -253,7 +255,13 @@ def test_help_of_what_is_no_verb(pybuilder: Command, words: str) -> None:
 def test_manual_page(tmp_path: Path, pybuilder: Command, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     name = page or "pybuilder"
     shown: list[list[str]] = []
-    monkeypatch.setattr(os, "execvp", lambda _program, words: shown.append(words))
+
+    def execute(_program: str, words: list[str]) -> None:
+        assert signal.signal(signal.SIGPIPE, before) is signal.SIG_DFL
+        shown.append(words)
+
+    before = signal.getsignal(signal.SIGPIPE)
+    monkeypatch.setattr(os, "execvp", execute)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     pybuilder("help", *page.split())
     assert shown.pop() == ["man", name], "a page of the system"
@@ -266,7 +274,7 @@ def test_manual_page(tmp_path: Path, pybuilder: Command, monkeypatch: pytest.Mon
 
 def test_no_program_for_manual_pages(pybuilder: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    pybuilder("help").failed(1, "man-db", "pybuilder --help")
+    pybuilder("help").failed(1, install_hint("man"), "pybuilder --help")
 
 
 @pytest.mark.parametrize("columns", [40, 50, 60, 80, 200])
