@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+from click.core import ParameterSource
+
 from imgbuilder.cli.requests import Call
-from imgbuilder.errors import UsageError
+from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.sizes import counted
 from imgbuilder.terminal.console import show
 
 if TYPE_CHECKING:
     from imgbuilder.fleet.hosts import Fleet, Host
+    from imgbuilder.fleet.state import FleetState, Record, Standing
+    from imgbuilder.fleet.survey import Surveyed
+
+_REPORT = "report.html"
 
 
 def plan_fleet(call: Call) -> int:
@@ -43,6 +52,132 @@ def plan_fleet(call: Call) -> int:
         call.reporter.close()
         show(f"\n{counted(len(alike), 'host')} like {alike[0].name}:\n{plan.describe()}\n")
     return 0
+
+
+def build_fleet(call: Call) -> int:
+    """Build the hosts of a fleet that are not built."""
+    from imgbuilder.cli.fleetview import FleetView
+    from imgbuilder.fleet.budget import Budget, usable_processors
+    from imgbuilder.fleet.pool import build_all
+    from imgbuilder.fleet.state import FleetState
+
+    part = _part(call.options["only"])
+    fleet = _read(call)
+    if fleet is None:
+        return UsageError.exit_code
+    state = FleetState.of(fleet)
+    with state.building(shared=part is not None):
+        found = _survey(call, fleet, state, part)
+        changed = call.options["changed"]
+        jobs = [one.job for one in found if one.standing.due or (changed and one.standing.stale)]
+        stale = sum(one.standing.stale for one in found)
+        view = FleetView(len(jobs), as_json=call.options["json"], quiet=call.options["quiet"])
+        budget = Budget(call.options["jobs"] or usable_processors())
+        try:
+            done = build_all(jobs, state, budget, _passed_on(call), view)
+        finally:
+            rows = _rows(found, state)
+            _write_report(state, fleet.path.name, rows)
+    failed = sum(not record.built for record in done.records)
+    if not call.options["json"] and not call.options["quiet"]:
+        left = len(found) - len(jobs) - (0 if changed else stale)
+        lines = [f"{len(done.records) - failed} built, {failed} failed, {left} as they were"]
+        if stale and not changed:
+            lines.append(f"{counted(stale, 'image')} would be different now; to build again: --changed")
+        show("\n".join([*lines, f"report: {_near(state.folder / _REPORT)}"]) + "\n")
+    return 1 if failed else 0
+
+
+def fleet_status(call: Call) -> int:
+    """Show the state of each host; return 1 unless all are built and up to date."""
+    from imgbuilder.fleet.state import FleetState, Standing
+
+    fleet = _read(call)
+    if fleet is None:
+        return UsageError.exit_code
+    state = FleetState.of(fleet)
+    found = _survey(call, fleet, state, None)
+    if call.options["json"]:
+        data = [
+            {"host": one.host.name, "state": one.standing.name.lower(), "output": str(one.host.output),
+             "finished": one.record and one.record.finished, "message": one.record and one.record.message}
+            for one in found
+        ]  # fmt: skip
+        show(json.dumps(data, indent=2) + "\n")
+    else:
+        rows = [("HOST", "STATE", "FINISHED", "OUTPUT")]
+        for one in found:
+            finished = one.record.finished if one.record else "-"
+            rows.append((one.host.name, one.standing.value, finished, _near(one.host.output)))
+        show(_table(rows))
+        for one in found:
+            if one.record and one.record.message:
+                show(f"{one.host.name}: {one.record.message}; see {_near(state.log(one.host.name))}\n")
+    return 0 if all(one.standing is Standing.BUILT for one in found) else 1
+
+
+def _survey(
+    call: Call, fleet: Fleet, state: FleetState, part: tuple[int, int] | None
+) -> tuple[Surveyed, ...]:
+    from imgbuilder.building.request import HostsideMode
+    from imgbuilder.fleet.survey import survey
+
+    if part is not None:
+        number, parts = part
+        fleet = replace(fleet, hosts=fleet.hosts[number - 1 :: parts])
+    chosen = call.options.get("hostside")
+    hostside = None if chosen is None else HostsideMode(chosen)
+    found = survey(fleet, state, call.services, call.reporter, hostside=hostside)
+    call.reporter.close()
+    return found
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    """Read the value of ``--only``."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--only {text!r} is not a part", hint="--only 2/3 is the second of three parts")
+    return int(match[1]), int(match[2])
+
+
+_NOT_PASSED_ON = {"json", "only", "changed", "jobs", "machine_readable", "quiet"}
+
+
+def _passed_on(call: Call) -> list[str]:
+    """Return the options of the command line that hold for each build as well."""
+    words = []
+    for param in call.ctx.command.params:
+        name = param.name or ""
+        given = call.ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not isinstance(param, click.Option) or not given or name in _NOT_PASSED_ON:
+            continue
+        value = call.options[name]
+        if param.is_flag:
+            words.append(param.opts[-1] if value else param.secondary_opts[-1])
+        else:
+            for text in value if param.multiple else (value,):
+                words += [param.opts[-1], str(text)]
+    return words
+
+
+def _rows(found: tuple[Surveyed, ...], state: FleetState) -> list[tuple[Surveyed, Record | None, Standing]]:
+    rows = []
+    for one in found:
+        record = state.record(one.host.name)
+        rows.append((one, record, state.standing(one.host, record, one.job.key, one.job.template)))
+    return rows
+
+
+def _write_report(state: FleetState, name: str, rows: list[tuple[Surveyed, Record | None, Standing]]) -> None:
+    from imgbuilder.fleet.report import html_report
+    from imgindex.files import write_file
+
+    try:
+        write_file(state.folder / _REPORT, html_report(f"Fleet {name}", rows).encode())
+    except OSError as error:
+        raise WorkspaceError(f"the report cannot be written: {error.strerror or error}") from error
 
 
 def print_schema(call: Call) -> None:

@@ -279,6 +279,14 @@ VERBS = (
             "plan", "Read a fleet, name all mistakes, and show its hosts and how they would be built.",
             "fleets:plan_fleet", "FILE", options=[declared.JSON, *_STORE],
         ),
+        _verb(
+            "build", "Build the hosts that are not built, as many at a time as this machine can carry.",
+            "fleets:build_fleet", "FILE", options=[*declared.FLEET, *_STORE, *declared.FLEET_BUILDS],
+        ),
+        _verb(
+            "status", "Show which hosts are built, failed, or older than their template or recipe.",
+            "fleets:fleet_status", "FILE", options=[declared.JSON, *_STORE],
+        ),
         _verb("schema", "Print the JSON Schema of fleets, for editors.", "fleets:print_schema"),
     ),
     _verb(

@@ -207,6 +207,19 @@ MESSAGES = (
 
 JSON = Option(OTHER, "--json", is_flag=True, help="Print JSON, for programs.")
 
+FLEET = (
+    Option(
+        BUILD, "--changed", is_flag=True, help="Also build those again that would be different now."
+    ),
+    Option(BUILD, "--only", metavar="K/N", help="Build only the K-th of N parts, for several machines."),
+    Option(
+        BUILD, "-j", "--jobs", metavar="N", callback=integer,
+        help="Most builds at a time [default: the number of processors].",
+    ),
+    JSON,
+)  # fmt: skip
+FLEET_BUILDS = (*LAUNCHING, COMMAND_TIMEOUT, HOSTSIDE)
+
 GPGKEY = Option(
     SOURCES, "--gpgkey", metavar="FILE|FINGERPRINT", help="Key that must have signed the source (required)."
 )

@@ -6,11 +6,11 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from imgbuilder.building.request import BuildRequest
+from imgbuilder.building.request import BuildRequest, HostsideMode
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.ops.staticip import StaticIp
 from imgbuilder.customize.registry import Written, all_operations
@@ -57,9 +57,9 @@ class Host:
         """The recipe as TOML, without the values of secrets."""
         return recipe_text(self.recipe, None)
 
-    def request(self) -> BuildRequest:
+    def request(self, hostside: HostsideMode | None = None) -> BuildRequest:
         """Return the request to build its image."""
-        return self.recipe.request()
+        return replace(self.recipe.request(), hostside=hostside)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -131,6 +131,33 @@ def uninterrupted() -> Iterator[None]:
         _state.shields -= 1
         if not _state.shields and _state.pending is not None and _state.raised is None:
             raise _state.stop(_state.pending)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    """Count the four signals while the block runs, for work that decides itself how it ends.
+
+    Yields:
+        Returns how many came so far. The first one is raised at the end of the block.
+    """
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, note)
+    watcher = signal.set_wakeup_fd(-1)
+    try:
+        yield lambda: len(received)
+    finally:
+        signal.set_wakeup_fd(watcher, warn_on_full_buffer=False)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received and _state.raised is None:
+            raise _state.stop(received[0])
 
 
 def _watch_for_the_second() -> int:

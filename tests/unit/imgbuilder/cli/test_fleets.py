@@ -1,0 +1,135 @@
+"""``pybuilder fleet``: real builds of a small template on the host, three at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.commands import Command
+from tests.fakes.keys import KeyMaker
+from tests.fakes.terminal import Terminal
+from tests.guest.layouts import MIB
+from tests.guest.smallguest import small_site
+
+FLEET = """\
+recipe = "r.toml"
+hosts = "hosts.csv"
+[defaults]
+template = "small"
+output = "images/{host}.img"
+[secrets]
+ROOT = "file:secret"
+[[host]]
+range = "web[1-2]"
+set = { role = "front" }
+"""
+RECIPE = """\
+[variables]
+role = {}
+[[operation]]
+write = "/etc/role"
+content = "${{ role }}"
+[[operation]]
+root-password = "secret:ROOT"
+"""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, home: Path, publisher_keys: KeyMaker, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fleet of three hosts in the current folder, and a signed source with its template."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    small_site(folder, publisher_keys).configure(home)
+    monkeypatch.setenv("PYBUILDER_HOSTSIDE", "always")
+    Path("images").mkdir()
+    for name, text in (("fleet.toml", FLEET), ("r.toml", RECIPE), ("secret", "s3cret\n")):
+        Path(name).write_text(text)
+    Path("hosts.csv").write_text("name,role\ndb,back\n")
+    return Path("fleet.toml").absolute()
+
+
+def content(host: str, path: str) -> bytes:
+    """Read a file of an image, whose root begins at 2 MiB."""
+    image = f"images/{host}.img?offset={2 * MIB}"
+    return subprocess.run(
+        ["/sbin/debugfs", "-R", f"cat {path}", image], capture_output=True, check=True
+    ).stdout
+
+
+def test_plan_build_status(fleet: Path, pybuilder: Command) -> None:
+    planned = pybuilder("fleet", "plan", "fleet.toml").good().out
+    assert planned.startswith(
+        "HOST  TEMPLATE  SIZE  ADDRESSES  OUTPUT\nweb1  small     -     -          images/"
+    )
+    assert "3 hosts like web1:\n" in planned
+    assert list(Path("images").iterdir()) == []
+    assert pybuilder("fleet", "status", "fleet.toml").code == 1
+
+    built = pybuilder("fleet", "build", "fleet.toml", "--jobs", "3").good().out
+    assert "3 built, 0 failed, 0 as they were\nreport: fleet.state/report.html\n" in built
+    assert [content(host, "/etc/hostname").strip() for host in ("web1", "db")] == [b"web1", b"db"]
+    assert [content(host, "/etc/role") for host in ("web2", "db")] == [b"front", b"back"]
+    assert pybuilder("fleet", "status", "fleet.toml").good().out.count(" built ") == 3
+    assert Path("fleet.state/report.html").read_text().count("<td>built</td>") == 3
+
+    # Only what changed is built again, and only when asked for.
+    Path("hosts.csv").write_text("name,role\ndb,other\n")
+    status = json.loads(pybuilder("fleet", "status", "fleet.toml", "--json").out)
+    assert {one["host"]: one["state"] for one in status} == {
+        "web1": "built",
+        "web2": "built",
+        "db": "changed",
+    }
+    assert "to build again: --changed" in pybuilder("fleet", "build", "fleet.toml").good().out
+    assert content("db", "/etc/role") == b"back"
+    lines = pybuilder("fleet", "build", "fleet.toml", "--changed", "--json").good().out.splitlines()
+    assert [json.loads(line)["host"] for line in lines] == ["db"]
+    assert content("db", "/etc/role") == b"other"
+
+
+def test_a_part_and_a_failure(fleet: Path, pybuilder: Command) -> None:
+    with Path("hosts.csv").open("a") as table:
+        table.write("big,x\n")
+    fleet.write_text(
+        FLEET.replace("[[host]]", '[[host]]\nname = "tiny"\nsize = "1M"\nset = { role = "x" }\n[[host]]', 1)
+    )
+    ran = pybuilder("fleet", "build", "fleet.toml")
+
+    ran.failed(2, "fleet.toml: line 8: tiny: ", "cannot be shrunk")
+    assert list(Path("images").iterdir()) == [], "found before any work"
+    fleet.write_text(FLEET)
+    pybuilder("fleet", "build", "fleet.toml", "--only", "2/4").good()
+    assert [path.name for path in Path("images").iterdir()] == ["web2.img"]
+    for wrong in ("0/2", "3/2", "1", "a/b"):
+        pybuilder("fleet", "build", "fleet.toml", "--only", wrong).failed(2, "is not a part")
+    # An operation that fails in the guest: the others are built, and the log is named.
+    Path("r.toml").write_text(RECIPE.replace("/etc/role", "/${{ role }}/role"))
+    ran = pybuilder("fleet", "build", "fleet.toml")
+    assert ran.code == 1
+    assert "0 built, 3 failed, 0 as they were\n1 image would be different" in ran.out
+    assert pybuilder("fleet", "status", "fleet.toml").out.count("; see fleet.state/") == 3
+
+
+def test_a_table_on_a_terminal(fleet: Path, pybuilder: Command) -> None:
+    words = [sys.executable, "-m", "imgbuilder", "fleet", "build", "fleet.toml", "--jobs", "2"]
+    terminal = Terminal(words, os.environ, Path.cwd())
+    try:
+        terminal.wait_for(r"  web1  .*\r\n0 of 3 built, 1 running\r\n")
+        terminal.wait_for(r"\[1/3\] web1: built in [0-9.]+ s\r\n")
+        terminal.wait_for(r"1 of 3 built, 2 running, [0-9]+ a minute, 0:[0-9]{2} left\r\n")
+        assert terminal.wait() == 0
+    finally:
+        terminal.close()
+    assert "3 built, 0 failed" in terminal.text
+
+
+def test_mistakes_are_all_shown(home: Path, pybuilder: Command) -> None:
+    Path("bad.toml").write_text('[[host]]\nname = "a b"\n[[host]]\nname = "b"\nsizee = "1G"\n')
+    ran = pybuilder("fleet", "build", "bad.toml").failed(2, "'a b' is not a hostname", "no key 'sizee'")
+    assert "bad.toml: 3 mistakes; nothing was built" in ran.err
+    assert not Path("bad.state").exists()
