@@ -48,6 +48,7 @@ _SECTIONS: dict[str, tuple[click.Command, ...]] = {
         templates.show_command,
         revisions.history_command,
         show.status_command,
+        update.outdated_command,
         show.validate_command,
         show.stats_command,
     ),

@@ -1,8 +1,9 @@
-"""``pybuilder-repo update``: the whole week's work on a library in one command."""
+"""``update``, the whole week's work on a library in one command, and ``outdated``: what is due."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgrepo.cli import options, places
-from imgrepo.cli.options import NumberType, Publisher, examples, pass_publisher
+from imgrepo.cli.options import PATH, NumberType, Publisher, examples, pass_publisher
 from imgrepo.cli.share import endpoint_option, target_opener
 from imgrepo.publishing.settings import UpdateStep, read_settings
 from imgrepo.services import Signing
+from imgrepo.updating.outdated import OutdatedRequest, find_outdated
 from imgrepo.updating.plan import Outcome, TemplateReport, UpdateReport
 from imgrepo.updating.update import UpdateRequest, update
 
@@ -116,3 +118,32 @@ def _data(report: UpdateReport, request: UpdateRequest) -> dict[str, Any]:
         "changes": report.changes,
         "problems": report.problems,
     }
+
+
+@click.command(
+    "outdated",
+    short_help="Show what should be renewed before long.",
+    help="Show which templates have an origin in library.toml that offers something newer, or an image that "
+    "is old, and which deprecations, signatures and keys end soon. LIBRARY is a folder with a library.toml, "
+    "or a served folder, which has no origins. Nothing is changed.\n\n"
+    "The exit code is 1 when there is something to do.",
+    epilog=examples("pybuilder-repo outdated library --days 60"),
+)
+@click.argument("library", type=PATH)
+@options.days_option("--days", "Count templates whose image is so many days old.", default=30)
+@options.days_option("--within", "Count what ends within so many days.", default=14)
+@endpoint_option
+@options.json_option
+@options.quiet_option()
+@pass_publisher
+def outdated_command(
+    publisher: Publisher, *, library: Path, days: int, within: int, endpoint_url: str | None
+) -> int:
+    """Show what is outdated; return 1 when something is."""
+    request = OutdatedRequest(library, read_settings(library), days, timedelta(days=within))
+    found = find_outdated(request, publisher.services, target_opener(endpoint_url), publisher.reporter)
+    publisher.emit(
+        {"version": 1, "outdated": [{"name": one.name or None, "reason": one.reason} for one in found]},
+        [f"{one.name}: {one.reason}" if one.name else one.reason for one in found] or ["nothing is outdated"],
+    )
+    return 1 if found else 0
