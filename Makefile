@@ -54,6 +54,7 @@ bench: setup  ## compare with virt-builder: the same lists, templates and operat
 	$(BIN)/python -m tests.bench.compare
 	$(BIN)/python -m tests.bench.cachework
 	$(BIN)/python -m tests.bench.publishing
+	$(BIN)/python -m tests.bench.scale
 
 fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes, 5,000 filesystems; an hour
 	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)

@@ -46,6 +46,7 @@ class Run:
         peak_with_children: The same with all that it started, the hypervisor apart.
         cores: Cores that xz kept busy while it ran.
         packed: Size of the packed file in bytes.
+        blocks: Size of the zstd file with a list of its blocks; 0 if none was made.
     """
 
     seconds: float = 0.0
@@ -53,6 +54,7 @@ class Run:
     peak_with_children: int = 0
     cores: float = 0.0
     packed: int = 0
+    blocks: int = 0
 
 
 @dataclass
@@ -115,6 +117,7 @@ def publish(folder: Path, template: Path, key: str, env: dict[str, str], *option
     subprocess.run(["cp", "--sparse=always", template, images / "debian-12.img"], check=True)
     run = watch([BIN / "pybuilder-repo", "publish", images, "-o", web, "-K", key, "-q", *options], env)
     run.packed = sum(path.stat().st_size for path in web.glob("*.xz"))
+    run.blocks = sum(path.stat().st_size for path in web.glob("*.zst"))
     return run
 
 
@@ -140,6 +143,7 @@ def main() -> None:
         sys.exit("virt-builder-repository is not installed: apt-get install guestfs-tools")
     template = options.template or default_template()
     theirs, same, ours = Series("virt-builder-repository"), Series("publish -9"), Series("publish")
+    blocks = Series("publish --zstd")
     with tempfile.TemporaryDirectory(prefix="pbp-", dir="/var/tmp") as name:
         base = Path(name)
         env = {**os.environ, "GNUPGHOME": str(base / "gnupg")}
@@ -153,14 +157,18 @@ def main() -> None:
                 folder = base / str(number)
                 folder.mkdir()
                 theirs.runs.append(virt_builder_repository(folder / "theirs", template, env))
-                for series, words in ((same, ["--xz-preset", "9"]), (ours, [])):
+                for series, words in ((same, ["--xz-preset", "9"]), (ours, []), (blocks, ["--zstd"])):
                     place = folder / series.name.replace(" ", "")
                     place.mkdir()
                     series.runs.append(publish(place, template, "bench@example.org", env, *words))
                 shutil.rmtree(folder)
         finally:
             subprocess.run(["gpgconf", "--kill", "all"], env=env, check=False)
-    _report([theirs, same, ours])
+    _report([theirs, same, ours, blocks])
+    ratio = blocks.median("blocks") / blocks.median("packed")
+    print(
+        f"first download by blocks: {blocks.median('blocks') / 1e6:.1f} MB, {ratio:.2f} x the .xz file (1.40)"
+    )
 
 
 def _report(rows: list[Series]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import time
@@ -14,6 +15,7 @@ from tests.guest.conftest import Publisher, long
 from tests.guest.images import copy, look_into
 from tests.guest.machine import booted, free_port
 from tests.guest.person import Person
+from tests.guest.test_oracle import virt_builder
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200), long]
 
@@ -77,5 +79,16 @@ def test_an_update_fetches_what_changed_and_boots(
     finally:
         server.terminate()
         server.wait()
+    if shutil.which("virt-builder") is not None:  # it passes over the lists of blocks
+        tree = dataclasses.replace(publisher, site=site)
+        assert "debian-12" in virt_builder(person, tree, "--list")
+        third = person.home / "third.img"
+        virt_builder(
+            person, tree, "debian-12", "-o", str(third), "--no-network", "--root-password", "disabled",
+            "--write", "/root/by-virt-builder:yes",
+        )  # fmt: skip
+        with look_into(third) as guest:
+            assert guest.read("/etc/motd") == b"second"
+            assert guest.read("/root/by-virt-builder") == b"yes"
     for path in (images, site, cache):
         shutil.rmtree(path)

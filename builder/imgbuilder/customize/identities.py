@@ -183,8 +183,9 @@ TASKS = {
     "package-caches": SysprepTask(
         "packages and lists that were fetched",
         remove=("/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*", "/var/cache/apt/*.bin",
-                "/var/lib/apt/lists/*_*", "/var/lib/apt/lists/partial/*", "/var/cache/dnf/*",
-                "/var/cache/libdnf5/*", "/var/cache/yum/*", "/var/cache/tdnf/*", "/var/cache/zypp/*",
+                "/var/lib/apt/lists/*_*", "/var/lib/apt/lists/partial/*", "/var/lib/apt/lists/auxfiles/*",
+                "/var/cache/PackageKit/*", "/var/cache/dnf/*", "/var/cache/libdnf5/*",
+                "/var/cache/yum/*", "/var/cache/tdnf/*", "/var/cache/zypp/*",
                 "/var/cache/pacman/pkg/*", "/var/cache/apk/*", "/var/cache/xbps/*", "/var/cache/urpmi/rpms/*",
                 "/var/lib/rpm/__db.*"),
     ),

@@ -24,12 +24,13 @@ from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.disk.devicenames import appliance_disk, parse_device_name
 from imgbuilder.disk.partition import read_table
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
-from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.events import Reporter, Step, debug, warn
 from imgbuilder.guests.ports import Appliance
 from imgbuilder.guests.roots import NO_FILES, has_os_release, mounted_read_only, read_os_release
 from imgbuilder.host.text import one_line
 from imgrepo.images.compress import ImageCopy
 from imgrepo.images.scan import SourceImage
+from imgrepo.images.waste import warn_of_waste
 from imgrepo.services import OpenAppliance
 
 _BATCH = 16
@@ -169,6 +170,7 @@ def _look(appliance: Appliance, disk: _Disk, devices: list[str], on_event: Repor
                     give_back(appliance, image, device, on_event)
                 if has_os_release(appliance):
                     roots[device] = _read_facts(appliance, image, device)
+                    warn_of_waste(appliance, image, on_event)
         except GuestCallError as error:
             debug(on_event, f"{image.name}: {device} is not the root: {error.message}")
     if not roots:
@@ -181,7 +183,11 @@ def give_back(appliance: Appliance, image: SourceImage, device: str, on_event: R
     try:
         appliance.trim("/")
     except GuestCallError as error:
-        debug(on_event, f"{image.name}: free space of {device} is not given back: {error.message}")
+        warn(
+            on_event,
+            f"{image.name}: free space of {device} cannot be given back, so deleted files are packed "
+            f"as well: {error.message}",
+        )
 
 
 def _only_root(image: SourceImage, roots: list[ImageFacts]) -> ImageFacts:

@@ -153,11 +153,15 @@ class Leftover(enum.Enum):
 
 @dataclass(frozen=True)
 class Seen:
-    """The leftovers of a kind: the first paths, with control characters escaped, and how many there are."""
+    """The leftovers of a kind: the first paths, with control characters escaped, and how many there are.
+
+    ``size`` is the number of their bytes, of those that only make an image larger.
+    """
 
     trace: Leftover
     paths: Many[str]
     count: int
+    size: int = 0
 
 
 class PasswordState(enum.Enum):

@@ -228,6 +228,10 @@ def _seen_inside(facts: EntryFacts) -> Inside | Issue:
 def _identity(facts: EntryFacts, inside: Inside) -> CheckResult:
     """Check that no machine's identity is left in an image."""
     found, notes = _sorted_out(inside, _IDENTITY, _IDENTITY_NOTES)
+    waste = [one.trace.value for one in inside.seen if one.size]
+    if waste:
+        command = f"pybuilder-customize -a {facts.image} --sysprep {','.join(waste)}"
+        notes = (*notes, f"to make the image smaller: {command}")
     if found:
         detail = "; ".join(_described(one, _IDENTITY) for one in found)
         remedy = f"remove it: {_remedy({one.trace for one in found}, (), facts.image)}"
@@ -290,7 +294,8 @@ _BY_HAND = "check that by hand"
 
 
 def _described(seen: Seen, kinds: dict[Leftover, str]) -> str:
-    return f"{kinds[seen.trace]}: {_paths([seen])}"
+    size = f", {human_size(seen.size)}" if seen.size else ""
+    return f"{kinds[seen.trace]}{size}: {_paths([seen])}"
 
 
 def _paths(found: Iterable[Seen]) -> str:

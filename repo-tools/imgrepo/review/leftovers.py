@@ -25,6 +25,7 @@ from imgbuilder.host.text import printable
 from imgrepo.contents.mounting import mount_by_inspection, mount_root, read_text
 from imgrepo.images.facts import give_back
 from imgrepo.images.scan import SourceImage
+from imgrepo.images.waste import size_of
 from imgrepo.library.records import Inside, Leftover, Seen
 from imgrepo.review.passwords import HOME, homes, judge_passwords, read_passwords
 from imgrepo.services import OpenAppliance
@@ -48,6 +49,8 @@ _TASKS = (
     Leftover.PACKAGE_CACHE, Leftover.TEMPORARY_FILE, Leftover.CLOUD_INIT,
 )  # fmt: skip
 """Leftovers that ``--sysprep`` finds by the names of files alone."""
+_WASTE = (Leftover.PACKAGE_CACHE, Leftover.TEMPORARY_FILE)
+"""Leftovers of which it matters how large they are."""
 _ANY_MACHINE = {"", "localhost", "localhost.localdomain", "debian", "ubuntu", "fedora", "alpine"}
 _KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY-----|PuTTY-User-Key-File-")
 _KEY_START = 4096
@@ -109,12 +112,13 @@ class LeftoverSearch:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._paths: dict[Leftover, dict[str, None]] = {}
+        self._sizes: dict[Leftover, int] = {}
         self._left = _MOST_BYTES
 
     def seen(self) -> tuple[Seen, ...]:
         """Return all leftovers, in the order of their kinds."""
         return tuple(
-            Seen(trace, tuple(paths[:_MOST_PATHS]), len(paths))
+            Seen(trace, tuple(paths[:_MOST_PATHS]), len(paths), self._sizes.get(trace, 0))
             for trace, paths in ((trace, sorted(self._paths.get(trace, ()))) for trace in Leftover)
             if paths
         )
@@ -141,7 +145,10 @@ class LeftoverSearch:
         """Look for what identifies one machine."""
         for trace in _TASKS:
             try:
-                self._add(trace, [found.path for found in sysprep.find(self._guest, (trace.value,))])
+                paths = [found.path for found in sysprep.find(self._guest, (trace.value,))]
+                self._add(trace, paths)
+                if trace in _WASTE:
+                    self._sizes[trace] = size_of(self._guest, paths)
             except GuestCallError:
                 self._add(Leftover.UNREADABLE_IDENTITY, [trace.value])
         for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):

@@ -12,8 +12,15 @@ import pytest
 
 from imgbuilder.cache.unpack import unpack
 from imgbuilder.disk.blocks import compare
-from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError, WorkspaceError
-from imgbuilder.events import ignore
+from imgbuilder.errors import (
+    GuestCallError,
+    RepositoryError,
+    SigningError,
+    TrustError,
+    UsageError,
+    WorkspaceError,
+)
+from imgbuilder.events import Severity, ignore
 from imgindex.blocklist import parse_blocklist
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgindex.model import Index, Note
@@ -634,3 +641,30 @@ def test_a_damaged_record_of_withdrawn_templates_stops_the_publisher(repository:
 def test_levels_of_zstd_are_checked_before_work(repository: Repository) -> None:
     with pytest.raises(UsageError, match="level"):
         repository.publish(zstd_level=22)
+
+
+def test_what_each_user_fetches_again_and_deleted_files_are_warned_of(repository: Repository) -> None:
+    disk = debian()
+    guest = disk.filesystems[2].guest
+    guest.add("/var/lib/apt/lists/debian_main_Packages", b"x" * (3 << 20))
+    guest.add("/var/cache/apt/pkgcache.bin", b"x" * (1 << 20))
+    repository.add("a.img", disk=disk)
+    repository.add("b.img", b"b")
+
+    def prepare(appliance: FakeAppliance) -> None:
+        def trim(path: str) -> None:
+            raise GuestCallError(f"{path}: not supported")
+
+        appliance.trim = trim  # type: ignore[method-assign]
+
+    repository.appliances._prepare = prepare
+    repository.publish()
+    warnings = repository.notices(Severity.WARNING).splitlines()
+    (lists,) = [line for line in warnings if "package lists" in line]
+    assert lists == (
+        "a.img: 4.0M of package lists, caches and temporary files are published with it: /var/lib/apt/lists "
+        "(3.0M), /var/cache/apt (1.0M); to remove them: "
+        f"pybuilder-customize -a {repository.images}/a.img --sysprep package-caches"
+    )
+    kept = [line for line in warnings if "free space of /dev/sd" in line]
+    assert any(line.startswith("b.img: ") and line.endswith("/: not supported") for line in kept)

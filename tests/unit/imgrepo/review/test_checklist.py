@@ -206,6 +206,16 @@ def test_each_leftover_concerns_one_check(trace: Leftover) -> None:
     assert "/a b, /c, /d and 4 more" in printed
 
 
+def test_what_makes_an_image_larger_comes_with_the_command_that_removes_it() -> None:
+    lists = Seen(Leftover.PACKAGE_CACHE, ("/var/lib/apt/lists/a", "/var/lib/apt/lists/b"), 2, 87 << 20)
+    identity = item("identity", inside=inside(lists, Seen(Leftover.LOG, ("/var/log/syslog",), 1)))
+    assert identity.status is Status.OK
+    assert "again, 87.0M: /var/lib/apt/lists/a" in identity.notes[0] + identity.notes[1]
+    assert identity.notes[-1] == (
+        "to make the image smaller: pybuilder-customize -a lib/demo/demo.img --sysprep package-caches"
+    )
+
+
 def test_the_remedy_is_a_command_with_quoted_paths() -> None:
     seen = inside(
         Seen(Leftover.SSH_HOST_KEY, ("/etc/ssh/ssh_host_rsa_key",), 1),

@@ -72,6 +72,16 @@ def test_leftovers_of_one_machine(tmp_path: Path, trace: Leftover) -> None:
     assert found(tmp_path, {**files}) == {trace: tuple(sorted(files))}
 
 
+def test_what_makes_an_image_larger_is_measured(tmp_path: Path) -> None:
+    made = guest()
+    made.add("/var/lib/apt/lists/deb_main", "x" * 3000)
+    made.add("/var/cache/dnf/fedora/repodata/primary", "x" * 500)
+    made.add("/var/log/syslog", "x" * 7000)
+    made.add_link("/var/cache/apt/archives/link.deb", "/var/log/syslog")
+    sizes = {one.trace: one.size for one in look(tmp_path, made).seen}
+    assert sizes == {Leftover.PACKAGE_CACHE: 3500, Leftover.LOG: 0}
+
+
 @pytest.mark.parametrize("content", ["", "\n", "uninitialized\n"])
 def test_machine_ids_that_are_made_at_boot(tmp_path: Path, content: str) -> None:
     assert found(tmp_path, {"/etc/machine-id": content, "/var/lib/dbus/machine-id": content}) == {}
