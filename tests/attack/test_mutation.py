@@ -21,7 +21,7 @@ TEXT = (
 )
 COMMENTED = f"# Ours.\n\n# One.\n{TEXT}# The end.\n"
 CHUNKS = 10
-MUTANTS = int(os.environ.get("PYBUILDER_MUTANTS", "5000"))
+MUTANTS = int(os.environ.get("PYBUILDER_MUTANTS", "3000"))
 """Number per run; ``make fuzz`` tries 100,000."""
 
 SEED = 20240612

@@ -221,12 +221,12 @@ def test_a_signal_at_any_time_leaves_nothing(place: Place) -> None:
     began = time.monotonic()
     assert build.wait(60) == 0, place.said()
     whole = time.monotonic() - began
-    stopped = 0
-    for turn in range(12):
+    stopped, moments = 0, 12 if place.prefix else 6
+    for turn in range(moments):
         place.image.write_text("precious")
         number = (signal.SIGINT, signal.SIGTERM)[turn % 2]
         build = place.begin()
-        time.sleep(whole * turn / 12)
+        time.sleep(whole * turn / moments)
         build.send_signal(number)
         code = build.wait(LIMIT)
         is_done = code == 0 or (code == -number and "Output file" in place.said())  # Python is ending
@@ -237,7 +237,7 @@ def test_a_signal_at_any_time_leaves_nothing(place: Place) -> None:
             is_whole = place.image.stat().st_size == 64 * MIB  # it came just after the last step
             assert is_whole or place.image.read_text() == "precious"
         place.nothing_left("x.img")
-    assert stopped >= 3, "most signals come while it builds"
+    assert stopped >= moments // 4, "most signals come while it builds"
 
 
 @pytest.mark.row("B3")

@@ -142,7 +142,7 @@ def digest_of(folder: Path, data: bytes) -> str:
 WRITES = st.lists(st.tuples(st.integers(0, 4 * PIECE), st.binary(min_size=1, max_size=50)), max_size=6)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(WRITES, st.data())
 def test_the_digest_sees_bytes_and_places_and_not_holes(
     tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, bytes]], data: st.DataObject

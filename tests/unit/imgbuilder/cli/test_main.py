@@ -379,15 +379,29 @@ def test_dry_run_writes_nothing(
         (["source", "forget", "a", "--source", "/x"], 2, "has no option --source"),
         (["tinny"], 2, "tiny"),
         (["--s", "x"], 2, "ambiguous"),
+        (["--lis"], 2, "ambiguous"),
+        (["tiny", "--format", "vhd"], 2, "not supported"),
+        (["tiny", "--root-password", "file:/missing"], 2, "/missing"),
+        (["tiny", "--root-password", "wrong:x"], 2, "--root-password"),
+        (["tiny", "--run", "/missing/script"], 2, "/missing/script"),
+        (["tiny", "--upload", "/missing:/x"], 2, "/missing"),
+        (["tiny", "--install", "a;reboot"], 2, "--install"),
+        (["tiny", "--write", "relative:x"], 2, "--write"),
+        (["tiny", "--chmod", "u+x:/x"], 2, "--chmod"),
+        (["tiny", "--commands-from-file", "/missing"], 2, "/missing"),
+        (["tiny", "--password", "root:random", "--root-password", "random"], 2, "twice"),
     ],
 )
-def test_wrong_usage(site: Site, pybuilder: Command, words: list[str], code: int, expected: str) -> None:
+def test_wrong_usage(
+    site: Site, home: Path, pybuilder: Command, words: list[str], code: int, expected: str
+) -> None:
     ran = pybuilder(*words)
     assert ran.code == code, ran.err
     assert expected in ran.err
     assert ran.err.startswith("pybuilder: error: ")
     assert "Traceback" not in ran.err
     assert list(Path().iterdir()) == []
+    assert not (home / "pybuilder" / "templates").exists(), "nothing was fetched"
 
 
 def test_trust_has_its_own_exit_code(site: Site, pybuilder: Command) -> None:

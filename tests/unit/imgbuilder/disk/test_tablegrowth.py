@@ -290,7 +290,7 @@ def layouts(draw: st.DrawFn) -> tuple[str, int, str, int]:
     return label, sector, "\n".join(lines) + "\n", numbers[-1]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @example(
     # The second one begins where the first one would, if the sectors were large.
     ("dos", 512, "label: dos\n1 : start=2048, size=6145, type=83\n2 : start=16384, size=8, type=83\n", 2),

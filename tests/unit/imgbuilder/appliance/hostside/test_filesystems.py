@@ -177,14 +177,14 @@ def test_folders_in_a_loop(tmp_path: Path) -> None:
 def test_names_without_end(tmp_path: Path) -> None:
     """More bytes of names than a list may have are an error, as with an appliance."""
     source = tmp_path / "source"
-    for folder in range(18):
-        (source / f"{folder}").mkdir(parents=True)
-        (source / f"{folder}/0").touch()
-        for number in range(1, 1000):
-            os.link(source / f"{folder}/0", source / f"{folder}/{number:0250}")
+    deep = "/".join(["d" * 250] * 12)
+    (source / deep).mkdir(parents=True)
+    (source / "f").touch()
+    for number in range(1400):
+        os.link(source / "f", source / deep / f"{number:0250}")
     image = make_image(tmp_path / "disk", "-t", "ext4", "-d", str(source), size="32M")
     with _mounted(image) as guest:
-        assert len(guest.ls("/17")) == 1000
+        assert len(guest.ls(f"/{deep}")) == 1400
         with pytest.raises(GuestCallError) as failure:
             guest.files_below("/")
         assert failure.value.errno_name == "EFBIG"
