@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from imgbuilder.errors import UsageError
 from imgbuilder.events import info
 from imgbuilder.host.text import printable
-from imgbuilder.sizes import counted
+from imgbuilder.sizes import counted, parse_size
 from imgrepo.cli import options, places
 from imgrepo.cli.options import PATH, Cleanup, NumberType, Publisher, examples, pass_publisher
 from imgrepo.sharing.mirror import MirrorRequest, mirror
@@ -56,14 +57,32 @@ endpoint_option = click.option(
 )
 
 
-def target_opener(endpoint: str | None) -> Callable[[UploadPlace], Target]:
-    """Return what opens upload targets; ``endpoint`` is for those in S3."""
-    return lambda place: S3Target(place, endpoint) if place.bucket else RsyncTarget(place)
+def _read_rate(_ctx: click.Context, _param: click.Parameter, given: str | None) -> int | None:
+    rate = None if given is None else parse_size(given)
+    if rate is not None and rate < 1024:
+        raise UsageError(f"--limit-rate {given} is too slow", hint="give bytes a second, such as 500K or 2M")
+    return rate
 
 
-def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> dict[str, object]:
+limit_rate_option = click.option(
+    "--limit-rate",
+    "rate",
+    metavar="RATE",
+    callback=_read_rate,
+    help="Send at most so many bytes a second, such as 2M.",
+)
+
+
+def target_opener(endpoint: str | None, rate: int | None = None) -> Callable[[UploadPlace], Target]:
+    """Return what opens upload targets; ``endpoint`` is for those in S3, ``rate`` in bytes per second."""
+    return lambda place: S3Target(place, endpoint, rate) if place.bucket else RsyncTarget(place, rate)
+
+
+def send(
+    publisher: Publisher, request: UploadRequest, endpoint: str | None, rate: int | None = None
+) -> dict[str, object]:
     """Upload a folder and report it, also as it stands in JSON; ``publish --to`` does the same."""
-    result = upload(request, publisher.services, target_opener(endpoint), publisher.reporter)
+    result = upload(request, publisher.services, target_opener(endpoint, rate), publisher.reporter)
     what = f"{counted(len(result.sent), 'file')} sent" if result.sent else "nothing new to upload"
     info(publisher.reporter, f"{request.place.shown}: {what}")
     return {"target": request.place.shown, "sent": list(result.sent), "deleted": list(result.deleted)}
@@ -81,6 +100,7 @@ def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> 
 @places.webroot_argument
 @click.argument("target")
 @endpoint_option
+@limit_rate_option
 @options.cleanup_options("After the grace time, delete files there that the index does not name.")
 @click.option("--force", is_flag=True, help="Replace an index there that is newer, or signed by another key.")
 @options.json_option
@@ -92,12 +112,13 @@ def upload_command(
     webroot: Path,
     target: str,
     endpoint_url: str | None,
+    rate: int | None,
     cleanup: Cleanup,
     force: bool,
 ) -> None:
     """Upload the folder."""
     request = UploadRequest(webroot, read_place(target), **cleanup, force=force)
-    publisher.emit({"version": 1, **send(publisher, request, endpoint_url)})
+    publisher.emit({"version": 1, **send(publisher, request, endpoint_url, rate)})
 
 
 @click.command(

@@ -12,7 +12,7 @@ import click
 from imgbuilder.appliance import ApplianceOptions
 from imgrepo.cli import options, places
 from imgrepo.cli.options import PATH, NumberType, Publisher, examples, pass_publisher
-from imgrepo.cli.share import endpoint_option, target_opener
+from imgrepo.cli.share import endpoint_option, limit_rate_option, target_opener
 from imgrepo.publishing.settings import UpdateStep, read_settings
 from imgrepo.services import Signing
 from imgrepo.updating.outdated import OutdatedRequest, find_outdated
@@ -65,13 +65,16 @@ _request_options = options.option_group(
 )
 @_request_options
 @endpoint_option
+@limit_rate_option
 @options.json_option
 @options.quiet_option()
 @options.verbose_option()
 @pass_publisher
-def update_command(publisher: Publisher, *, request: UpdateRequest, endpoint_url: str | None) -> int:
+def update_command(
+    publisher: Publisher, *, request: UpdateRequest, endpoint_url: str | None, rate: int | None
+) -> int:
     """Bring the library up to date; return the exit code of the outcome."""
-    report = update(request, publisher.services, target_opener(endpoint_url), publisher.reporter)
+    report = update(request, publisher.services, target_opener(endpoint_url, rate), publisher.reporter)
     publisher.emit(_data(report, request), _lines(report, dry_run=request.dry_run))
     for one in report.templates:
         if one.problem:

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step, ignore
@@ -28,7 +29,9 @@ _BASIS = ".rsync-basis"
 _PATIENCE = 120
 """Seconds without a byte after which rsync gives up."""
 
-_LISTED = re.compile(r"(?P<kind>.)\S+ +(?P<size>[0-9]+) \S+ \S+ (?P<name>.+)")
+_LISTED = re.compile(r"(?P<kind>.)\S+ +(?P<size>[0-9]+) (?P<time>\S+ \S+) (?P<name>.+)")
+_SMALL = 1 << 20
+"""Bytes of a file whose content is compared; larger ones are compared by size and time."""
 _SENT = re.compile(r"(?:<f|>f|cf)\S* (?P<name>.+)")
 _MOVED = re.compile(r" *(?P<bytes>[0-9,]+) +[0-9]+% ")
 _PARTIAL = 23
@@ -46,19 +49,35 @@ _REASONS = {
 class RsyncTarget:
     """Implements ``Target`` with the program rsync."""
 
-    def __init__(self, place: UploadPlace) -> None:
+    def __init__(self, place: UploadPlace, rate: int | None = None) -> None:
         process.require_program("rsync")
         self._where = place.shown
         self._address = place.text if place.text.endswith((":", "/")) else f"{place.text}/"
+        self._limit = [] if rate is None else [f"--bwlimit={max(1, rate >> 10)}"]
+        self._times: dict[str, int] = {}
 
     def sizes(self) -> dict[str, int]:
         """See ``Target.sizes``."""
-        done = self._rsync("--list-only", "--dirs", "--no-h", self._address)
+        only = ["--include=/catalogue/***", "--exclude=/*/"]
+        done = self._rsync("--list-only", "--recursive", "--no-h", *only, self._address)
         found = {}
         for line in done.stdout.decode("utf-8", "replace").splitlines():
             match = _LISTED.fullmatch(line)
             if match is not None and match["kind"] == "-":
                 found[match["name"]] = int(match["size"])
+                at = datetime.strptime(match["time"], "%Y/%m/%d %H:%M:%S").replace(tzinfo=UTC)
+                self._times[match["name"]] = int(at.timestamp())
+        return found
+
+    def changed(self, folder: Path, names: Sequence[str]) -> set[str]:
+        """See ``Target.changed``."""
+        facts = {name: (folder / name).stat() for name in names}
+        small = [name for name in names if facts[name].st_size <= _SMALL]
+        found = {name for name in names if int(facts[name].st_mtime) != self._times.get(name)} - set(small)
+        if small:
+            words = ("--dry-run", "--checksum", "--out-format=%i %n", "--from0", "--files-from=-")
+            done = self._rsync(*words, f"{folder.absolute()}/", self._address, names=small)
+            found |= set(_sent(done))
         return found
 
     def read(self, name: str, limit: int) -> bytes:
@@ -113,6 +132,7 @@ class RsyncTarget:
         by_content = any(stem_of_published(name) is None for name in names)
         done = self._rsync(
             *words,
+            *self._limit,
             *(["--checksum"] if by_content else []),
             "--times",
             "--perms",
@@ -129,8 +149,7 @@ class RsyncTarget:
             on_line=moved,
         )
         on_event(ProgressEnd())
-        lines = _lines(done.stdout)
-        return tuple(match["name"] for line in lines if (match := _SENT.fullmatch(line)))
+        return tuple(_sent(done))
 
     def delete(self, names: Sequence[str]) -> None:
         """See ``Target.delete``."""
@@ -195,11 +214,21 @@ class RsyncTarget:
         return UploadError(f"{self._where}: rsync ended with status {done.status}: {said}", hint=hint)
 
 
+def _sent(done: Completed) -> dict[str, None]:
+    """Return the names of the files that were sent, in their order."""
+    lines = _lines(done.stdout)
+    return dict.fromkeys(match["name"] for line in lines if (match := _SENT.fullmatch(line)))
+
+
 def _lines(output: bytes) -> list[str]:
     """Return the lines of rsync's output; one that shows progress ends in a carriage return."""
     return re.split(r"[\r\n]+", output.decode("utf-8", "replace"))
 
 
 def _own_variables() -> dict[str, str]:
-    """Return rsync's own variables, among them its password, which no other program gets."""
-    return {name: value for name, value in os.environ.items() if name.startswith("RSYNC_")}
+    """Return rsync's own variables, among them its password, which no other program gets.
+
+    It lists times in the zone of TZ.
+    """
+    own = {name: value for name, value in os.environ.items() if name.startswith("RSYNC_")}
+    return {**own, "TZ": "UTC"}

@@ -1,23 +1,27 @@
 """A target in an S3 bucket, through boto3: the one module that imports it.
 
-An object appears when it is complete. Each one carries its SHA-512, so that the
-next run need not send it again. Credentials and region come from boto3's
-configuration and environment.
+An object appears when it is complete. Each one carries its SHA-512, and the
+list of objects has the MD5 of small ones, so that nothing is sent twice.
+Credentials and region come from boto3's configuration and environment.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.packages import extra_command
-from imgbuilder.sizes import human_size
+from imgbuilder.sizes import counted, human_size
 from imgrepo.sharing.frames import Stretch
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
@@ -35,6 +39,11 @@ _SMALLEST = 5 << 20
 """Fewest bytes of a part of an object, except for the last one; a rule of S3."""
 _LARGEST = 16 << 20
 """Bytes of a part that are sent, and held in memory, at once."""
+_SMALL = 8 << 20
+"""Bytes from which an object is sent in parts; its tag is then no MD5."""
+_AT_ONCE = 8
+"""Requests at once about small objects."""
+_Answer = TypeVar("_Answer")
 _PIECE = 1000
 """Most objects that one request deletes."""
 
@@ -92,10 +101,11 @@ def _pieces(part: Stretch, largest: int) -> Iterator[Stretch]:
 class S3Target:
     """Implements ``Target`` with boto3; ``endpoint`` is the URL of a server other than Amazon's."""
 
-    def __init__(self, place: UploadPlace, endpoint: str | None = None) -> None:
+    def __init__(self, place: UploadPlace, endpoint: str | None = None, rate: int | None = None) -> None:
         try:
             import boto3  # an extra, and slow to load
             from boto3.exceptions import Boto3Error
+            from boto3.s3.transfer import TransferConfig
             from botocore.exceptions import BotoCoreError, ClientError
         except ImportError as error:
             raise ToolError(
@@ -103,7 +113,9 @@ class S3Target:
                 hint=extra_command("s3"),
             ) from error
         self._errors: tuple[type[Exception], ...] = (Boto3Error, BotoCoreError, ClientError, ValueError)
-        self._place = place
+        self._place, self._rate = place, rate
+        self._config = TransferConfig(multipart_threshold=_SMALL, max_bandwidth=rate)
+        self._tags: dict[str, str] = {}
         try:
             self._client: Any = boto3.session.Session().client("s3", endpoint_url=endpoint)
         except self._errors as error:
@@ -112,15 +124,39 @@ class S3Target:
     def sizes(self) -> dict[str, int]:
         """See ``Target.sizes``."""
         found: dict[str, int] = {}
-        prefix = self._place.prefix
+        start = self._place.prefix
         try:
             pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._place.bucket, Prefix=prefix, Delimiter="/"):
-                for item in page.get("Contents", ()):
-                    found[item["Key"].removeprefix(prefix)] = int(item["Size"])
+            for below in ({"Prefix": start, "Delimiter": "/"}, {"Prefix": f"{start}catalogue/"}):
+                for page in pages.paginate(Bucket=self._place.bucket, **below):
+                    for item in page.get("Contents", ()):
+                        name = item["Key"].removeprefix(start)
+                        found[name] = int(item["Size"])
+                        self._tags[name] = item["ETag"].strip('"')
         except self._errors as error:
             raise self._failure("cannot be listed", error) from error
         return found
+
+    def changed(self, folder: Path, names: Sequence[str]) -> set[str]:
+        """See ``Target.changed``."""
+        # The tag of a small object is its MD5, unless the server encrypts it with a key of its own.
+        unknown = [name for name in names if not self._has_tag(folder / name, name)]
+
+        def differs(name: str) -> bool:
+            return self._digest_of(name) != hash_file(folder / name)
+
+        return set(itertools.compress(unknown, self._in_parallel(differs, unknown)))
+
+    def _has_tag(self, path: Path, name: str) -> bool:
+        return path.stat().st_size < _SMALL and hash_file(path, "md5") == self._tags.get(name)
+
+    def _in_parallel(self, ask: Callable[[str], _Answer], names: Sequence[str]) -> list[_Answer]:
+        """Ask about several objects at once; return the answers in the order of the names."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            try:
+                return list(pool.map(ask, names))
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def read(self, name: str, limit: int) -> bytes:
         """See ``Target.read``."""
@@ -137,19 +173,35 @@ class S3Target:
         self, folder: Path, names: Sequence[str], on_event: Reporter, former: Mapping[str, Former] = NOTHING
     ) -> tuple[str, ...]:
         """See ``Target.put``."""
-        sent = []
-        for name in names:
+        small = [] if self._rate else [name for name in names if (folder / name).stat().st_size < _SMALL]
+        self._send_small(folder, small, on_event)
+        for name in (name for name in names if name not in set(small)):
             digest = hash_file(folder / name, on_event=on_event, label=f"reading {name}")
-            if self._digest_of(name) == digest:
-                continue
             old = former.get(name)
             parts = [] if old is None else copied_parts(old.stretches)
             if old is not None and parts and self._digest_of(old.file.name) == old.file.sha512:
                 self._send_parts(folder / name, name, digest, old.file.name, parts, on_event)
             else:
                 self._send(folder / name, name, digest, on_event)
-            sent.append(name)
-        return tuple(sent)
+        return tuple(names)
+
+    def _send_small(self, folder: Path, names: Sequence[str], on_event: Reporter) -> None:
+        """Send small files, several at once."""
+        if not names:
+            return
+        total = sum((folder / name).stat().st_size for name in names)
+        what = names[0] if len(names) == 1 else counted(len(names), "file")
+        on_event(Step(f"Uploading to {self._place.text}: {what}, {human_size(total)}"))
+
+        def send(name: str) -> None:
+            data = (folder / name).read_bytes()
+            headers = _headers(name, hashlib.sha512(data).hexdigest())
+            try:
+                self._client.put_object(Bucket=self._place.bucket, Key=self._key(name), Body=data, **headers)
+            except self._errors as error:
+                raise self._failure(f"{name} cannot be written", error) from error
+
+        self._in_parallel(send, names)
 
     def _digest_of(self, name: str) -> str | None:
         """Return the digest in an object's metadata; None when the object or the digest is missing."""
@@ -181,6 +233,8 @@ class S3Target:
                 for number, part in enumerate(parts, 1):
                     which = {**place, "UploadId": upload["UploadId"], "PartNumber": number}
                     made.append({"PartNumber": number, "ETag": self._part(file, part, old, which)})
+                    if self._rate and part.old is None:
+                        time.sleep((part.end - part.start) / self._rate)
                     done += part.end - part.start
                     on_event(Progress(name, done, total))
             self._client.complete_multipart_upload(
@@ -223,6 +277,7 @@ class S3Target:
                 self._key(name),
                 ExtraArgs=_headers(name, digest),
                 Callback=moved,
+                Config=self._config,
             )
         except self._errors as error:
             raise self._failure(f"{name} cannot be written", error) from error

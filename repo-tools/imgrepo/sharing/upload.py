@@ -86,7 +86,14 @@ class Target(Protocol):
     """A served folder on another machine."""
 
     def sizes(self) -> dict[str, int]:
-        """Return the sizes in bytes of the files directly in it, by name."""
+        """Return the sizes in bytes of the files directly in it and in its catalogue, by name."""
+        ...
+
+    def changed(self, folder: Path, names: Sequence[str]) -> set[str]:
+        """Return those of the files that differ there, of files that have the same size there.
+
+        Small ones are compared by their content. ``sizes`` was called before.
+        """
         ...
 
     def read(self, name: str, limit: int) -> bytes:
@@ -96,7 +103,7 @@ class Target(Protocol):
     def put(
         self, folder: Path, names: Sequence[str], on_event: Reporter, former: Mapping[str, Former] = NOTHING
     ) -> tuple[str, ...]:
-        """Send the files that are new or changed, each whole or not at all; return their names.
+        """Send files, each whole or not at all; return the names of those that were not there already.
 
         Of those with a former revision there, only what is new is sent, as far as the target can do that.
         """
@@ -179,13 +186,19 @@ def upload(
                 shutil.copy2(folder / name, copies / name)
         target = open_target(request.place)
         there = target.sizes()
-        before = _index_there(request, target, there, signed, services)
+        pages = _pages(folder)
+        changed = _changed(folder, (*_INDEX_FILES, *pages), target, there)
+        before = (
+            _index_there(request, target, there, signed, services)
+            if SIGNED_INDEX in changed
+            else served.index
+        )
         # The name of a packed file holds its digest, and it appears there when it is complete.
         missing = [file for file in needed if not _is_there(file, there)]
         names = [file.name for file in missing]
         sent = list(target.put(folder, names, on_event, _former(folder, served.index, before, names, there)))
         # Clients read only the last one; the others are for people.
-        for name in _INDEX_FILES:
+        for name in (name for name in _INDEX_FILES if name in changed):
             sent += target.put(copies, [name], on_event)
         named = {file.name for file in needed}
         unwanted = [name for name in request.delete if name in there and name not in named]
@@ -198,8 +211,8 @@ def upload(
             on_event=on_event,
             grace=request.grace if request.prune else None,
         )
-        pages, gone = _upload_catalogue(request.folder, target, on_event)
-        sent, deleted = [*sent, *pages], (*unwanted, *deleted, *gone)
+        new_pages, gone = _upload_catalogue(folder, pages, changed, target, on_event)
+        sent, deleted = [*sent, *new_pages], (*unwanted, *deleted, *gone)
         if read_index_file(folder / SIGNED_INDEX) != (copies / SIGNED_INDEX).read_bytes():
             warn(on_event, f"the index of {folder} changed during the upload: upload again")
     return UploadResult(tuple(sent), deleted)
@@ -285,26 +298,37 @@ def _files_of_target(request: UploadRequest, target: Target, there: dict[str, in
     return ServedFiles(there, request.folder / f".pybuilder-repo-there-{target_id}.json", delete)
 
 
+def _pages(folder: Path) -> tuple[str, ...]:
+    """Return the files of the catalogue of a served folder; none if there is no catalogue."""
+    memory = folder / CATALOGUE / MEMORY_NAME
+    names = files_named(memory.read_bytes()) if memory.is_file() else ()
+    return tuple(f"{CATALOGUE}/{name}" for name in names)
+
+
+def _changed(folder: Path, names: Sequence[str], target: Target, there: dict[str, int]) -> set[str]:
+    """Return which of these files are not there, or differ."""
+    same_size = [name for name in names if there.get(name) == (folder / name).stat().st_size]
+    return set(names) - set(same_size) | target.changed(folder, same_size)
+
+
 def _upload_catalogue(
-    folder: Path, target: Target, on_event: Reporter
+    folder: Path, names: Sequence[str], changed: set[str], target: Target, on_event: Reporter
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Upload the catalogue of a served folder, if there is one; return the names of sent and deleted files.
+    """Upload what changed in the catalogue; return the names of sent and deleted files.
 
     Pages come after what they link to, the list comes last. Files of the old catalogue there that the new
     one has not are deleted: a withdrawn template must not stay on show.
     """
-    memory = folder / CATALOGUE / MEMORY_NAME
-    if not memory.is_file():
-        return (), ()
-    names = files_named(memory.read_bytes())
-    there = _catalogue_there(target)
-    first = [name for name in names if name not in _PAGES_LAST]
+    memory = f"{CATALOGUE}/{MEMORY_NAME}"
+    there = _catalogue_there(target) if memory in changed else ()
+    last = [f"{CATALOGUE}/{name}" for name in _PAGES_LAST]
+    first = [name for name in names if name not in last]
     parts = [name for name in first if not name.endswith(".html")]
     pages = [name for name in first if name.endswith(".html")]
     sent: list[str] = []
-    for group in (parts, pages, *([name] for name in _PAGES_LAST if name in names)):
-        sent += target.put(folder, [f"{CATALOGUE}/{name}" for name in group], on_event)
-    gone = tuple(f"{CATALOGUE}/{name}" for name in there if name not in set(names))
+    for group in (parts, pages, *([name] for name in last)):
+        sent += target.put(folder, [name for name in group if name in changed], on_event)
+    gone = tuple(name for name in there if name not in set(names))
     target.delete(gone)
     return tuple(sent), gone
 
@@ -312,7 +336,8 @@ def _upload_catalogue(
 def _catalogue_there(target: Target) -> tuple[str, ...]:
     """Return the files of the catalogue there; none if there is none yet."""
     try:
-        return files_named(target.read(f"{CATALOGUE}/{MEMORY_NAME}", LARGEST))
+        names = files_named(target.read(f"{CATALOGUE}/{MEMORY_NAME}", LARGEST))
+        return tuple(f"{CATALOGUE}/{name}" for name in names)
     except UploadError:
         # The target has answered before, so the file is missing there; if it is broken, old pages stay
         return ()

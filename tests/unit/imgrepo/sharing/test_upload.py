@@ -29,6 +29,8 @@ from imgbuilder.errors import (
     WorkspaceError,
 )
 from imgbuilder.events import Event, Reporter, Step, ignore
+from imgbuilder.host import process
+from imgbuilder.host.hashing import hash_file
 from imgindex.gpg import GpgVerifier
 from imgindex.model import Index
 from imgindex.parse import parse_index
@@ -313,6 +315,9 @@ class Breaks:
     def sizes(self) -> dict[str, int]:
         return self._call(self._target.sizes)  # type: ignore[no-any-return]
 
+    def changed(self, folder: Path, names: Sequence[str]) -> set[str]:
+        return self._call(self._target.changed, folder, names)  # type: ignore[no-any-return]
+
     def read(self, name: str, limit: int) -> bytes:
         return self._call(self._target.read, name, limit)  # type: ignore[no-any-return]
 
@@ -511,12 +516,18 @@ def test_objects_say_what_they_are_and_how_long_caches_may_keep_them(
     assert content_type("a.b/c") == "text/plain; charset=utf-8"
 
 
-def test_an_object_that_says_nothing_of_its_content_is_sent_again(
-    published: Repository, bucket: BucketRemote
+def test_an_object_is_known_by_what_the_list_or_its_metadata_says(
+    published: Repository, bucket: BucketRemote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Servers that encrypt with a key of their own list a tag that is not the MD5."""
     bring(published, bucket)
-    bucket.write("index.gpg", (published.web / "index.gpg").read_bytes())
-    assert bring(published, bucket).sent == ("index.gpg",)
+    target = S3Target(read_place(bucket.text), bucket.endpoint)
+    monkeypatch.setattr(target, "_has_tag", lambda _path, _name: False)
+    assert bring(published, bucket, target).sent == ()
+    bucket.write("index", (published.web / "index").read_bytes())  # by another program
+    assert bring(published, bucket, target).sent == ("index",)
+    bucket.write("index", (published.web / "index").read_bytes())
+    assert bring(published, bucket).sent == ()
 
 
 def test_what_is_there_is_neither_read_nor_named(published: Repository, remote: Remote) -> None:
@@ -561,7 +572,87 @@ def test_large_files_arrive_in_parts(bucket: BucketRemote, tmp_path: Path) -> No
     assert bucket.target().put(tmp_path, ["large.xz"], lambda _event: None) == ("large.xz",)
     assert bucket.files()["large.xz"] == data
     assert "-" in bucket.head("large.xz")["ETag"]
-    assert bucket.target().put(tmp_path, ["large.xz"], lambda _event: None) == ()
+    target = bucket.target()
+    assert target.sizes() == {"large.xz": len(data)}
+    assert target.changed(tmp_path, ["large.xz"]) == set()
+    (tmp_path / "large.xz").write_bytes(data[:-1] + b"!")
+    assert target.changed(tmp_path, ["large.xz"]) == {"large.xz"}
+
+
+@pytest.mark.parametrize("kind", ["machine", "bucket"])
+def test_to_find_nothing_changed_costs_little(
+    repository: Repository, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Two connections of rsync, or a few lists of S3, whatever the number of pages; no template is read."""
+    remote: Remote = request.getfixturevalue(kind)
+    pages = repository.web / "catalogue"
+    repository.add("a.img")
+    repository.publish(zstd_level=1)
+    make_site(repository)
+    assert len(list(pages.rglob("*"))) > 5
+    bring(repository, remote)
+    target, asked = remote.target(), list[str]()
+    if isinstance(target, S3Target):
+        target._client.meta.events.register("before-call.s3.*", lambda model, **_: asked.append(model.name))
+        most = ["ListObjectsV2"] * 2
+    else:
+        plain = RsyncTarget._rsync
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            asked.append("rsync")
+            return plain(*arguments, **options)
+
+        monkeypatch.setattr(RsyncTarget, "_rsync", counted)
+        most = ["rsync"] * 2
+    for file in downloads_of(repository.entry("a")):
+        monkeypatch.setattr("imgrepo.sharing.s3.hash_file", refusing(repository.web / file.name))
+    assert bring(repository, remote, target).sent == ()
+    assert asked == most
+    one = next(pages.rglob("*.html"))
+    facts = one.stat()
+    one.write_bytes(one.read_bytes()[::-1])  # the same size and time
+    os.utime(one, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert bring(repository, remote).sent == (str(one.relative_to(repository.web)),)
+
+
+def refusing(path: Path) -> Callable[..., str]:
+    def hash_other(other: Path, *arguments: Any, **options: Any) -> str:
+        assert other != path, "a template was read"
+        return hash_file(other, *arguments, **options)
+
+    return hash_other
+
+
+@pytest.mark.parametrize("kind", ["machine", "bucket"])
+def test_the_rate_is_limited(
+    repository: Repository, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The programs that send know the limit; how well they keep it is theirs."""
+    remote: Remote = request.getfixturevalue(kind)
+    repository.add("a.img")
+    repository.publish()
+    limits: list[str] = []
+    plain = process.start
+
+    def start(words: list[str], **options: Any) -> Any:
+        limits.extend(word for word in words if word.startswith("--bwlimit"))
+        return plain(words, **options)
+
+    monkeypatch.setattr("imgrepo.sharing.rsync.process.start", start)
+    place = read_place(remote.text)
+    target: Target
+    if isinstance(remote, BucketRemote):
+        target = S3Target(place, remote.endpoint, 2 << 20)
+        assert target._config.max_bandwidth == 2 << 20
+    else:
+        target = RsyncTarget(place, 2 << 20)
+    bring(repository, remote, target)
+    assert index_files(remote.files()) >= {"index", "index.asc"}
+    assert set(limits) == (set() if isinstance(remote, BucketRemote) else {"--bwlimit=2048"})
+
+
+def index_files(files: dict[str, bytes]) -> set[str]:
+    return {name for name in files if name.startswith("index")}
 
 
 def test_rsync_sends_what_is_new_in_a_revision(
