@@ -106,6 +106,6 @@ def _build_fleet(bench: Bench, series: Series, *words: str) -> None:
     started = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(build, images))
-    series.seconds.append(time.monotonic() - started)
+    series.add(time.monotonic() - started)
     for image in images:
         image.unlink()

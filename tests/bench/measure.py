@@ -33,6 +33,8 @@ MANY = (
 """Twenty options, none of which runs a command of the guest."""
 
 
+_LIMIT = 1800.0
+"""Seconds after which a command counts as hung."""
 _USAGE = """
 import os, sys
 child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
@@ -55,6 +57,11 @@ class Series:
 
     name: str
     seconds: list[float] = field(default_factory=list)
+
+    def add(self, seconds: float) -> None:
+        """Add one run, and print it: a benchmark takes many minutes."""
+        self.seconds.append(seconds)
+        print(f"{time.strftime('%H:%M:%S')} {self.name}: {seconds:.2f} s", flush=True)
 
     @property
     def median(self) -> float:
@@ -82,9 +89,9 @@ class Bench:
             done = subprocess.run(
                 [os.fspath(word) for word in command], env={**self.environment, **(env or {})},
                 stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT, cwd=self.folder,
-                check=False,
+                check=False, timeout=_LIMIT,
             )  # fmt: skip
-            series.seconds.append(time.monotonic() - started)
+            series.add(time.monotonic() - started)
             if done.returncode != 0:
                 words.seek(0)
                 sys.exit(f"{command} failed with {done.returncode}:\n{words.read()[-3000:]}")
@@ -139,7 +146,7 @@ class Bench:
         started = time.monotonic()
         with open_appliance([Attachment(disk, "raw")], ApplianceOptions(instant=False)) as appliance:
             appliance.shutdown()
-        series.seconds.append(time.monotonic() - started)
+        series.add(time.monotonic() - started)
 
 
 def prepare(folder: Path, template: Path) -> Bench:

@@ -43,10 +43,11 @@ class Unpacker(Protocol):
         ...
 
 
-_MEMORY = 128 << 20
+_MEMORY = 80 << 20
 """Bytes that the decompressor may use: ``xz -9`` needs 65 MiB.
 
-It decodes as many blocks in parallel as fit: with 16 MiB blocks, three or four.
+It decodes as many blocks in parallel as fit: with 16 MiB blocks, two. More memory would help few: with more
+than two cores, and templates that are not offered as zstd as well.
 """
 
 _ZSTD_MEMORY = 128 << 20

@@ -170,7 +170,7 @@ _LARGEST_HEADER = 2 << 20
 """Bytes of the largest cluster of a qcow2 image, which holds its header."""
 _LARGEST_SIGNATURE = 16 << 10
 """Bytes of a detached signature."""
-_MEMORY = 256 << 20
+_MEMORY = 80 << 20
 """Bytes that unpacking the header may use, the same as for clients."""
 
 

@@ -145,16 +145,25 @@ def test_shorter_than_promised(tmp_path: Path, length: int, pack: Pack) -> None:
     assert f"{length} bytes" in refused(tmp_path, pack(DISK[:length]))
 
 
-@pytest.mark.row("X8")
-def test_dictionary_that_needs_too_much_memory(tmp_path: Path) -> None:
+def with_dictionary(size: int) -> bytes:
+    """Return the packed disk; its header says how much memory a decoder needs for the dictionary."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 20}]
     packed = bytearray(lzma.compress(DISK, filters=filters, check=lzma.CHECK_NONE))
     # The block header at 12: size, flags, filter id, size of properties, dictionary size, padding, CRC32.
     assert packed[14:16] == b"\x21\x01"
-    packed[16] = 37  # 1.5 GiB
+    packed[16] = size
     end = 12 + (packed[12] + 1) * 4
     packed[end - 4 : end] = zlib.crc32(packed[12 : end - 4]).to_bytes(4, "little")
-    assert "memory" in refused(tmp_path, bytes(packed)).lower()
+    return bytes(packed)
+
+
+@pytest.mark.row("X8")
+def test_dictionary_that_needs_too_much_memory(tmp_path: Path) -> None:
+    assert "memory" in refused(tmp_path, with_dictionary(37)).lower()  # 1.5 GiB
+
+
+def test_largest_dictionary_of_the_presets(tmp_path: Path) -> None:
+    assert run(tmp_path, with_dictionary(28)).read_bytes() == DISK  # 64 MiB
 
 
 def tar() -> bytes:
