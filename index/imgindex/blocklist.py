@@ -96,7 +96,7 @@ def pack_blocks(blocks: Iterable[Block]) -> bytes:
 def block_size_for(used: int) -> int:
     """Return the bytes of a block for a disk with so many bytes that are not holes.
 
-    64 KiB is the best size for updates, as ``docs/adr/0044-blocks.md`` shows.
+    64 KiB is the best size for updates, as ``docs/adr/0045-blocks.md`` shows.
     """
     fitting = (size for size in BLOCK_SIZES if size >= 1 << 16 and used <= size * MOST_BLOCKS)
     return next(fitting, BLOCK_SIZES[-1])

@@ -50,11 +50,9 @@ class Stretch(NamedTuple):
 
 
 def former_entry(entry: Entry, before: Index) -> Entry | None:
-    """Return the entry that a template had in an older index, if its disk was another one."""
-    for old in before.entries:
-        if (old.os_version, old.arch) == (entry.os_version, entry.arch) and old.file != entry.file:
-            return old
-    return None
+    """Return the entry that a template had in an older index."""
+    key = (entry.os_version, entry.arch)
+    return next((old for old in before.entries if (old.os_version, old.arch) == key), None)
 
 
 def read_revision(folder: Path, entry: Entry) -> Revision | None:

@@ -183,6 +183,8 @@ class _Copying:
         old = None if before is None else read_revision(folder, before)
         if new is None or old is None or new.path != place or local_path(url) is not None:
             return False
+        if not old.path.is_file():
+            return False
         part = folder / _PARTIAL / f"{file.sha512}.frames"
         with explaining(part):
             part.parent.mkdir(mode=0o700, exist_ok=True)

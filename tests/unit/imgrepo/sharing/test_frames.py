@@ -120,13 +120,22 @@ def test_a_damaged_old_file_costs_only_its_frames(site: Site, copy: Copy) -> Non
     assert copy.is_right
 
 
-@pytest.mark.parametrize("damage", [b"", b"pybuilder-blocklist 1 nonsense"])
-def test_without_the_old_list_the_whole_file_is_fetched(site: Site, copy: Copy, damage: bytes) -> None:
-    (listed,) = copy.folder.glob("a-*.blocklist")
-    listed.write_bytes(damage)
+@pytest.mark.parametrize("name", ["a-*.blocklist", "a-*.zst"])
+def test_without_the_old_files_the_whole_file_is_fetched(site: Site, copy: Copy, name: str) -> None:
+    (old,) = copy.folder.glob(name)
+    old.unlink()
     publish(site.repository, disk(1, changed=3))
     copy.update()
     assert copy.parts == [Part(0, copy.zstd().stat().st_size)]
+    assert copy.is_right
+
+
+def test_a_file_that_was_damaged_is_repaired(site: Site, copy: Copy) -> None:
+    data = bytearray(copy.zstd().read_bytes())
+    data[len(data) // 2] ^= 1
+    copy.zstd().write_bytes(data)
+    copy.update()
+    assert BLOCK < copy.fetched < 2 * BLOCK
     assert copy.is_right
 
 
