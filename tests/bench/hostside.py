@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 import statistics
 import subprocess
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.bench.measure import FILES, MANY, Bench, Series
+from tests.bench.measure import BIN, FILES, MANY, Bench, Series
 
 _DISKS = 20
 _ALWAYS = ("--hostside", "always")
@@ -86,26 +86,63 @@ def _run(*command: str | Path) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
+_FLEET = """\
+recipe = "fleet-recipe.toml"
+[defaults]
+template = "debian-12"
+output = "fleet-{host}.img"
+ssh-keys = ["string:ssh-ed25519 AAAA bench"]
+"""
+_RECIPE = """\
+[[operation]]
+root-password = "disabled"
+[[operation]]
+write = "/etc/motd"
+content = "hello"
+"""
+_LINKED = 'format = "qcow2"\nlinked = true\n'
+
+
 def fleet(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
-    """Twenty unique raw disks, a command line each, two at a time."""
-    ours, resumed = Series("20 disks, two at a time, on the host"), Series("the same, resumed")
+    """Twenty unique disks of one template (name, address, key, password, motd)."""
+    raw, resumed = Series("a fleet of 20 raw disks, on the host"), Series("the same, resumed")
+    linked = Series("the same, on the host, linked")
     bench.ours(Series("saving the appliance"), "--hostside", "never", *FILES)
     for _ in range(rounds):
-        _build_fleet(bench, ours, *_ALWAYS)
+        _build_fleet(bench, raw, *_ALWAYS)
+        _build_fleet(bench, linked, *_ALWAYS, settings=_LINKED)
         _build_fleet(bench, resumed, "--hostside", "never")
-    return [(ours, resumed, "0.35")]
+    print(f"fleet of {_DISKS}: raw {raw.median:.1f} s (12), linked {linked.median:.1f} s (8)")
+    _write_fleet(bench, 1000, "")
+    seconds = bench.usage(BIN / "pybuilder", "fleet", "plan", bench.folder / "fleet.toml", "--json")[0]
+    print(f"1,000 hosts planned: {seconds:.2f} s of processor time (2.00)")
+    return [(raw, resumed, "0.35"), (linked, raw, "0.70")]
 
 
-def _build_fleet(bench: Bench, series: Series, *words: str) -> None:
-    images = [bench.folder / f"fleet-{number}.img" for number in range(_DISKS)]
+def _write_fleet(bench: Bench, hosts: int, settings: str) -> None:
+    addresses = "".join(
+        f'[[host]]\nname = "m{n}"\naddresses = ["10.0.{n // 250}.{n % 250 + 1}/16"]\n' for n in range(hosts)
+    )
+    (bench.folder / "fleet.toml").write_text(_FLEET + addresses)
+    (bench.folder / "fleet-recipe.toml").write_text(settings + _RECIPE)
 
-    def build(image: Path) -> None:
-        command = bench.command(image, *words, *FILES, "--hostname", image.stem)
-        bench.time(Series("one of many"), *command, log=image.stem)
 
-    started = time.monotonic()
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(build, images))
-    series.add(time.monotonic() - started)
-    for image in images:
-        image.unlink()
+def _build_fleet(bench: Bench, series: Series, *words: str, settings: str = "") -> None:
+    """Build a new fleet; print how much of the time of two processors its builds left unused."""
+    shutil.rmtree(bench.folder / "fleet.state", ignore_errors=True)
+    _write_fleet(bench, _DISKS, settings)
+    command: list[str | Path] = [
+        BIN / "pybuilder",
+        "fleet",
+        "build",
+        bench.folder / "fleet.toml",
+        "--jobs",
+        "2",
+    ]
+    cache = f"--cache={bench.folder / 'cache-ours'}"
+    bench.time(series, *command, *bench.source(), cache, *words, log="fleet")
+    records = [json.loads(path.read_text()) for path in (bench.folder / "fleet.state").glob("*.json")]
+    used = sum(record["seconds"] for record in records)
+    print(f"{series.name}: {used:.1f} s of builds in {series.seconds[-1]:.1f} s, two at a time")
+    for record in records:
+        Path(record["output"]).unlink()

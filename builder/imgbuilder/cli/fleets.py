@@ -116,6 +116,25 @@ def fleet_status(call: Call) -> int:
     return 0 if all(one.standing is Standing.BUILT for one in found) else 1
 
 
+def export_fleet(call: Call) -> int:
+    """Print a job file that builds the fleet in parts."""
+    from imgbuilder.fleet.export import kubernetes_job, slurm_job
+
+    kind, image = call.options["to"], call.options["image"]
+    if (kind == "kubernetes") != bool(image):
+        needs = "needs" if kind == "kubernetes" else "does not need"
+        raise UsageError(
+            f"--to {kind} {needs} the name of a container image",
+            hint="pybuilder fleet export fleet.toml --to kubernetes --image registry.example.org/pybuilder",
+        )
+    fleet = _read(call)
+    if fleet is None:
+        return UsageError.exit_code
+    parts = min(call.options["parts"] or len(fleet.hosts), len(fleet.hosts))
+    show(slurm_job(fleet, parts) if kind == "slurm" else kubernetes_job(fleet, parts, image))
+    return 0
+
+
 def _survey(
     call: Call, fleet: Fleet, state: FleetState, part: tuple[int, int] | None
 ) -> tuple[Surveyed, ...]:

@@ -287,6 +287,10 @@ VERBS = (
             "status", "Show which hosts are built, failed, or older than their template or recipe.",
             "fleets:fleet_status", "FILE", options=[declared.JSON, *_STORE],
         ),
+        _verb(
+            "export", "Print a job that builds a fleet on several machines.", "fleets:export_fleet", "FILE",
+            options=declared.FLEET_EXPORT,
+        ),
         _verb("schema", "Print the JSON Schema of fleets, for editors.", "fleets:print_schema"),
     ),
     _verb(

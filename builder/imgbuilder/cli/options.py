@@ -218,6 +218,17 @@ FLEET = (
     ),
     JSON,
 )  # fmt: skip
+FLEET_EXPORT = (
+    Option(
+        OTHER, "--to", type=click.Choice(["slurm", "kubernetes"]), required=True,
+        help="The scheduler that the job is for.",
+    ),
+    Option(
+        OTHER, "--parts", metavar="N", callback=integer,
+        help="Number of parts, each for one machine [default: one for each host].",
+    ),
+    Option(OTHER, "--image", metavar="NAME", help="Container image with pybuilder, for Kubernetes."),
+)  # fmt: skip
 FLEET_BUILDS = (*LAUNCHING, COMMAND_TIMEOUT, HOSTSIDE)
 
 GPGKEY = Option(

@@ -133,3 +133,27 @@ def test_mistakes_are_all_shown(home: Path, pybuilder: Command) -> None:
     ran = pybuilder("fleet", "build", "bad.toml").failed(2, "'a b' is not a hostname", "no key 'sizee'")
     assert "bad.toml: 3 mistakes; nothing was built" in ran.err
     assert not Path("bad.state").exists()
+
+
+def test_jobs_for_schedulers(fleet: Path, pybuilder: Command) -> None:
+    script = pybuilder("fleet", "export", "fleet.toml", "--to", "slurm", "--parts", "2").good().out
+    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+    assert "#SBATCH --array=1-2\n" in script
+    # What the scheduler runs builds exactly the parts: all hosts, each once.
+    Path("job.sh").write_text(script.replace("pybuilder", f"{sys.executable} -m imgbuilder"))
+    for number in ("1", "2"):
+        subprocess.run(["sh", "job.sh"], env={**os.environ, "SLURM_ARRAY_TASK_ID": number}, check=True)
+    assert sorted(path.stem for path in Path("images").iterdir()) == ["db", "web1", "web2"]
+
+    words = ["fleet", "export", "fleet.toml", "--to", "kubernetes"]
+    pybuilder(*words).failed(2, "needs the name of a container image")
+    job = json.loads(pybuilder(*words, "--image", "example.org/p").good().out)
+    assert (job["metadata"]["name"], job["spec"]["completions"]) == ("fleet", 3)
+    pod = job["spec"]["template"]["spec"]
+    assert pod["containers"][0]["volumeMounts"][0]["mountPath"] == str(fleet.parent)
+    command = pod["containers"][0]["command"][-1]
+    shown = subprocess.run(
+        ["/bin/sh", "-c", command.replace("exec pybuilder", "echo")],
+        env={"JOB_COMPLETION_INDEX": "2"}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert shown.endswith("--jobs 2 --only 3/3\n")
