@@ -8,6 +8,7 @@ import signal
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from imgbuilder.fetch import router
 from imgbuilder.fetch.transfer import Limits
@@ -47,6 +48,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [item for item in items if any(row in mark.args for mark in item.iter_markers("row"))]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
+
+
+TOGETHER = {
+    "tests/test_packaging.py": "one wheel, and one environment with it",
+    "tests/conformance/test_catalogue_browser.py": "one browser",
+    "tests/conformance/test_list_oracle.py": "one set of repositories and locales",
+}
+"""Files whose tests share what takes long to make, and stay on one worker.
+
+The marks of pytest-xdist 3.8 have no effect with pytest 9.2.
+"""
+
+
+def together(nodeid: str) -> str:
+    """Return what names the tests that stay on one worker: a file, or the test itself."""
+    file = nodeid.partition("::")[0]
+    return file if file in TOGETHER else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Schedule the tests of ``--dist loadgroup``."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    schedule = LoadScopeScheduling(config, log)
+    schedule._split_scope = together
+    return schedule
 
 
 @pytest.fixture(autouse=True)

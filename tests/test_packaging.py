@@ -16,7 +16,6 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 MEGABYTE = 1024**2
-pytestmark = pytest.mark.xdist_group("packaging")  # one wheel, and one environment with it
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.timeout(180)
 
 ALL = ["Snake in the terminal", "A web server of Debian 12", "Debian GNU/Linux 12 (bookworm)"]
 WEB = "templates/debian-web/x86_64.html"

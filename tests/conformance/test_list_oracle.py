@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(
         shutil.which("virt-builder") is None, reason="virt-builder is missing (package guestfs-tools)"
     ),
-    pytest.mark.xdist_group("list_oracle"),  # one set of repositories
 ]
 
 SHA = "ab" * 64

@@ -96,7 +96,7 @@ def test_killed_at_random_moments(place: Place) -> None:
         FaultServer([honest(PACKED, upto=20_000), Pause(0.03)]) as broken,
         FaultServer([honest(PACKED)]) as good,
     ):
-        for server in (broken, broken, broken, good, good, good, good, good):
+        for server in (broken, broken, good, good, good):
             for disk in (place.root / "disks").glob("*.raw"):
                 disk.unlink()
             process = place.start(server)

@@ -38,7 +38,7 @@ KINDS = {
     "ext4": (),
     "ext2": ("-t", "ext2"),
 }
-PER_KIND = -(-examples(30) // len(KINDS))
+PER_KIND = -(-examples(18) // len(KINDS))
 SEED = 20240612
 FOLDERS = ("/", "/etc", "/etc/deep", "/many")
 KEPT = "/etc/keep"
