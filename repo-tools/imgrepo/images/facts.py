@@ -1,11 +1,11 @@
 """Finds out in the appliance the facts that an index states about an image.
 
-One launch serves all new images, since it costs far more than a look at each:
-the root is the filesystem with an os-release file, and the header of its shell
-has the architecture. libguestfs inspects only images where this finds nothing,
-each in a separate appliance, since inspection mixes up disks. The same is done
-with images with logical volumes if there are several, as their volume groups may
-have one name.
+One launch serves as many new images as a saved appliance can be resumed with,
+since a launch costs far more than a look at each: the root is the filesystem
+with an os-release file, and the header of its shell has the architecture.
+libguestfs inspects only images where this finds nothing, each in a separate
+appliance, since inspection mixes up disks. The same is done with images with
+logical volumes if there are several, as their volume groups may have one name.
 
 Copies of images may be written to: free space in their filesystems is given back
 in the same launch. Even then they are mounted read-only, so that no superblock
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.appliance.instant.commandline import MOST_DISKS
 from imgbuilder.disk.devicenames import appliance_disk, parse_device_name
 from imgbuilder.disk.partition import read_table
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
@@ -33,8 +34,8 @@ from imgrepo.images.scan import SourceImage
 from imgrepo.images.waste import warn_of_waste
 from imgrepo.services import OpenAppliance
 
-_BATCH = 16
-"""Disks per launch: each costs the appliance memory and time to start."""
+BATCH = MOST_DISKS
+"""Disks per launch: as many as a saved appliance is resumed with."""
 
 _PROGRAMS = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/sbin/init")
 _ARCH = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -79,8 +80,8 @@ def examine(
     """
     found: dict[str, ImageFacts | PybuilderError] = {}
     disks = [_disk(image, (copies or {}).get(image.name)) for image in images]
-    for start in range(0, len(disks), _BATCH):
-        batch = disks[start : start + _BATCH]
+    for start in range(0, len(disks), BATCH):
+        batch = disks[start : start + BATCH]
         on_event(Step(f"Looking into {', '.join(disk.image.name for disk in batch)}"))
         with open_appliance([disk.attachment for disk in batch], options, on_event) as appliance:
             devices = _by_disk(appliance)

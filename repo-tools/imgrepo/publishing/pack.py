@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbuilder.errors import PybuilderError
+from imgbuilder.errors import PybuilderError, RepositoryError
 from imgbuilder.events import Reporter, Step, info
 from imgbuilder.host.workspace import explaining
 from imgindex.model import Entry, FurtherFile
@@ -114,6 +114,7 @@ class Packer:
         before = self._made_before(candidate, how, ending, old)
         if before is not None:
             return before
+        self._check_copy(candidate)
         what = "Copying" if command is None else "Compressing"
         self._on_event(Step(f"{what} {image.name}{' with zstd' if ending == 'zst' else ''}"))
         content = candidate.copy.path if candidate.copy else None
@@ -135,6 +136,7 @@ class Packer:
         listed = self._made_before(candidate, how, "blocklist", names[1])
         if packed is not None and listed is not None:
             return packed, listed
+        self._check_copy(candidate)
         self._on_event(Step(f"Compressing {image.name} with zstd, block by block"))
         content = candidate.copy.path if candidate.copy else None
         with self._part(candidate) as part:
@@ -146,6 +148,14 @@ class Packer:
         digest = hashlib.sha512(data).hexdigest()
         listed = Compressed(part, len(data), digest, packed.source_sha512)
         return packed, self._put_in_place(candidate, listed, how, "blocklist", names[1])
+
+    def _check_copy(self, candidate: Candidate) -> None:
+        """Check that the copy to pack is there: after a change of the index, nothing is packed again."""
+        if candidate.copy is not None and not candidate.copy.path.exists():
+            raise RepositoryError(
+                f"the file of {candidate.image.name} was removed while others were packed",
+                hint="publish again",
+            )
 
     def _way(self, candidate: Candidate, how: str) -> str:
         return f"{how} trimmed" if candidate.copy else how

@@ -74,19 +74,18 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
         run = PublishRun(request, services, session, old.index, on_event)
         changed = run.scan()
         run.check_programs(changed)
-        with run.copies_of(changed) as copies:
-            run.pack(run.examine(changed, copies))
-            with locked(output, patience=_PATIENCE):
-                if read_index_file(output / SIGNED_INDEX) != old.data:
-                    old = _read_old(request, signer, on_event)
-                    run = PublishRun(request, services, session, old.index, on_event, facts=run.facts)
-                    same = {candidate.image for candidate in changed}
-                    run.pack(run.examine([one for one in run.scan() if one.image in same], copies))
-                new = run.new_index()
-                if not new.entries and old.text is None:
-                    return _nothing(request, run, old, new, on_event)
-                if not request.dry_run:
-                    _commit(request, services, signer, run, old, new, on_event)
+        copies = run.pack_in_batches(changed)
+        with locked(output, patience=_PATIENCE):
+            if read_index_file(output / SIGNED_INDEX) != old.data:
+                old = _read_old(request, signer, on_event)
+                run = PublishRun(request, services, session, old.index, on_event, facts=run.facts)
+                same = {candidate.image for candidate in changed}
+                run.pack(run.examine([one for one in run.scan() if one.image in same], copies))
+            new = run.new_index()
+            if not new.entries and old.text is None:
+                return _nothing(request, run, old, new, on_event)
+            if not request.dry_run:
+                _commit(request, services, signer, run, old, new, on_event)
     names = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
     return PublishResult(new, old.index, names, run.refused)
 

@@ -14,7 +14,7 @@ from imgbuilder.host import process
 from imgbuilder.host.privatefolder import scratch_folder
 from imgindex.model import Entry, Index
 from imgrepo.images.compress import ImageCopy, copy_image, hash_image, space_needed
-from imgrepo.images.facts import ImageFacts, NoSystemError, examine
+from imgrepo.images.facts import BATCH, ImageFacts, NoSystemError, examine
 from imgrepo.images.scan import SourceImage, measure
 from imgrepo.library.approval import read_reviewers
 from imgrepo.publishing.eligibility import Eligibility
@@ -223,8 +223,26 @@ class PublishRun:
                 hint="rename or remove one of them",
             )
 
+    def pack_in_batches(self, candidates: Sequence[Candidate]) -> dict[str, ImageCopy]:
+        """Copy, examine and pack images, a few at a time; return their copies, which are gone by then."""
+        copies: dict[str, ImageCopy] = {}
+        for start in range(0, len(candidates), BATCH):
+            copies |= self._pack_batch(candidates[start : start + BATCH])
+        return copies
+
+    def _pack_batch(self, batch: Sequence[Candidate]) -> dict[str, ImageCopy]:
+        try:
+            with self._copies_of(batch) as copies:
+                self.pack(self.examine(batch, copies))
+        except WorkspaceError as error:  # where several do not fit, one may
+            if len(batch) == 1:
+                self.refused[batch[0].image.name] = error
+                return {}
+            return dict(pair for one in batch for pair in self._pack_batch([one]).items())
+        return copies
+
     @contextlib.contextmanager
-    def copies_of(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, ImageCopy]]:
+    def _copies_of(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, ImageCopy]]:
         """Make the copies on which free space is given back, by image; none with ``--no-trim``."""
         if not candidates or self._request.dry_run or not self._request.trim:
             yield {}
@@ -240,7 +258,7 @@ class PublishRun:
             yield copies
 
     def examine(self, candidates: Sequence[Candidate], copies: Mapping[str, ImageCopy]) -> list[Candidate]:
-        """Find out the facts of the changed images, in one appliance for all of them."""
+        """Find out the facts of changed images, as far as they are not known yet."""
         possible = [one for one in candidates if one.image.name not in self.refused]
         images = [one.image for one in possible if one.image.name not in self.facts]
         if images:

@@ -89,7 +89,7 @@ def test_many_images_share_few_launches(tmp_path: Path) -> None:
         image(tmp_path / name)
     appliances = FakeAppliances({name: debian() for name in names})
     found = look(tmp_path, appliances)
-    assert [len(launch) for launch in appliances.launches] == [16, 4]
+    assert [len(launch) for launch in appliances.launches] == [4] * 5
     assert all(isinstance(facts, ImageFacts) for facts in found.values())
 
 

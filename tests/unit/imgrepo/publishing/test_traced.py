@@ -39,7 +39,7 @@ from tests.unit.imgrepo.repository import Repository, debian
 base, home, key, pin = sys.argv[1:]
 publisher = Repository(Path(base), Path(home), trusted_keys_from_file(Path(pin), where="test"), key)
 publisher.appliances.disks = {name: debian() for name in ("a.img", "b.img", "c.img")}
-publisher.publish()
+sys.exit(1 if publisher.publish().refused else 0)
 """
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from imgbuilder.errors import (
     SigningError,
     TrustError,
     UsageError,
-    WorkspaceError,
 )
 from imgbuilder.events import Severity, ignore
 from imgindex.blocklist import parse_blocklist
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgindex.model import Index, Note
+from imgrepo.images.compress import space_needed
 from imgrepo.images.facts import ImageFacts
+from imgrepo.images.scan import SourceImage
 from imgrepo.publishing import steps
 from imgrepo.publishing.request import Question, ask_about
 from imgrepo.webroot.edit import rotate
@@ -177,10 +179,34 @@ def test_copies_are_gone_afterwards_and_need_space(
     published: Repository, space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(space.iterdir()) == []
-    published.add("a.img", b"new")
-    monkeypatch.setattr(steps, "space_needed", lambda _images: 1 << 60)
-    with pytest.raises(WorkspaceError, match="not enough space"):
-        published.publish()
+    for name in ("a.img", "b.img", "c.img"):
+        published.add(name, name.encode())
+    plain = space_needed
+    too_large = published.images / "b.img"
+
+    def needed(images: Sequence[SourceImage]) -> int:
+        return 1 << 60 if any(image.path == too_large for image in images) else plain(images)
+
+    monkeypatch.setattr(steps, "space_needed", needed)
+    refused = published.publish().refused
+    assert list(refused) == ["b.img"]  # the others fit
+    assert "not enough space" in refused["b.img"].message
+    assert published.names() == ["a", "c"]
+    assert list(space.iterdir()) == []
+
+
+def test_images_are_copied_when_their_turn_comes(
+    repository: Repository, space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A saved appliance is resumed with up to four disks, and no more copies than that lie around."""
+    copies: list[int] = []
+    repository.appliances._prepare = lambda _appliance: copies.append(len(list(space.rglob("*.img"))))
+    for number in range(9):
+        repository.add(f"{number}.img", bytes([number + 1]))
+    repository.publish()
+    assert [len(launch) for launch in repository.appliances.launches] == [4, 4, 1]
+    assert copies == [4, 4, 1]
+    assert len(repository.names()) == 9
 
 
 def with_volumes(repository: Repository, *names: str) -> None:
