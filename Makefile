@@ -7,7 +7,7 @@ ROWS := tests/attack tests/fault tests/conformance
 WORKERS := $(shell expr $$(nproc) \* 3 / 2)
 # Guest tests look for what a build leaves behind, by its user: for several at once, root makes several.
 GUEST_WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo $(WORKERS) || echo 1)
-FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/catalog/test_simplestreams.py \
+FUZZ := tests/attack/test_mutation.py tests/fault/test_update_faults.py tests/unit/imgbuilder/catalog/test_simplestreams.py \
 	$(addprefix tests/unit/imgindex/test_,parse.py write.py clearsign.py)
 
 # Without compiled tests, each run of pytest compiles all of them in each worker.
@@ -53,11 +53,12 @@ bench: setup  ## compare with virt-builder: the same lists, templates and operat
 	$(BIN)/python -m tests.bench.listing
 	$(BIN)/python -m tests.bench.compare
 	$(BIN)/python -m tests.bench.cachework
+	$(BIN)/python -m tests.bench.updates
 	$(BIN)/python -m tests.bench.publishing
 	$(BIN)/python -m tests.bench.scale
 
-fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes, 5,000 filesystems; an hour
-	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)
+fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes, 100,000 faults of servers, 5,000 filesystems; hours
+	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 PYBUILDER_FAULTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)
 	PYBUILDER_EXAMPLES=5000 $(BIN)/pytest -n 2 -q tests/unit/imgbuilder/appliance/hostside/test_mutated.py
 
 deb:  ## build the Debian packages in dist/, for the distribution of this machine

@@ -35,7 +35,7 @@ MANY = (
 
 _LIMIT = 1800.0
 """Seconds after which a command counts as hung."""
-_USAGE = """
+USAGE = """
 import os, sys
 child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
 status, used = os.wait4(child, 0)[1:]
@@ -125,7 +125,7 @@ class Bench:
         Programs that it starts are counted as well.
         """
         result = self.folder / "usage"
-        words = [sys.executable, "-I", "-S", "-c", _USAGE, result, *command]
+        words = [sys.executable, "-I", "-S", "-c", USAGE, result, *command]
         self.time(Series("usage"), *words, log="usage")
         seconds, memory = result.read_text().split()
         return float(seconds), int(memory) / 1000

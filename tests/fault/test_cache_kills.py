@@ -16,13 +16,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
+from imgbuilder.catalog.catalog import Selection
+from tests.fakes.blocks import Site
 from tests.fakes.faultserver import FaultServer, Pause, Step, honest
-from tests.fault.worker import CLEAN_ERROR, PACKED, RIGHT, SHA, Outcome, Workers, count_calls
+from tests.fault.worker import CLEAN_ERROR, DISK, PACKED, RIGHT, SHA, Outcome, Workers, count_calls
 
 _Point = TypeVar("_Point")
 LONG = bool(os.environ.get("PYBUILDER_TEST_LONG"))
@@ -82,14 +85,64 @@ def clear(workers: Workers) -> None:
     shutil.rmtree(workers.root, ignore_errors=True)
 
 
-def calls_of(workers: Workers, folder: Path) -> dict[str, int]:
+@dataclass
+class Work:
+    """The job of the runs.
+
+    Attributes:
+        wishes: What they are asked for.
+        before: A cache that they begin with; None for none.
+    """
+
+    workers: Workers
+    wishes: dict[str, Any] = field(default_factory=dict)
+    before: Path | None = None
+
+    def prepare(self) -> None:
+        clear(self.workers)
+        if self.before is not None:
+            shutil.copytree(self.before, self.workers.root)
+
+
+@pytest.fixture(params=["download", "update"])
+def work(request: pytest.FixtureRequest, workers: Workers, tmp_path: Path) -> Iterator[Work]:
+    """A first download, and an update by blocks of a disk of which a third is different."""
+    if request.param == "download":
+        yield Work(workers)
+        return
+    if shutil.which("zstd") is None:
+        pytest.skip("zstd is not installed")
+    older = b"old".ljust(70_000, b"-") + DISK[70_000:]
+    sites = [Site(tmp_path / name, content, name="x") for name, content in (("1", older), ("2", DISK))]
+    with FaultServer([sites[0].reply]) as first, FaultServer([sites[1].reply]) as second:
+        old, new = (
+            wishes_for(site.at(server.url)) for site, server in zip(sites, (first, second), strict=True)
+        )
+        assert workers.run(**old).code == RIGHT
+        workers.root.rename(tmp_path / "before")
+        sites[1].requests.clear()
+        yield Work(workers, new, tmp_path / "before")
+    assert any(part for name, part in sites[1].requests if name == "d.zst"), "an update fetches parts"
+
+
+def wishes_for(chosen: Selection) -> dict[str, Any]:
+    entry = chosen.entry
+    assert entry.zstd is not None
+    assert entry.blocks is not None
+    return {
+        "url": chosen.url, "sha": entry.sha512, "size": entry.size, "packed": entry.compressed_size,
+        "further": {"zstd": asdict(entry.zstd), "blocks": asdict(entry.blocks)},
+    }  # fmt: skip
+
+
+def calls_of(work: Work, folder: Path) -> dict[str, int]:
     """Count the calls of an undisturbed run."""
     trace = folder / "trace"
-    clear(workers)
-    outcome = workers.traced(f"--trace={','.join(CALLS)}", "--output", str(trace))
+    work.prepare()
+    outcome = work.workers.traced(f"--trace={','.join(CALLS)}", "--output", str(trace), **work.wishes)
     assert outcome.right, outcome.said
     counts = count_calls(trace.read_text(), CALLS)
-    assert counts.keys() >= {"openat", "pwrite64", "fsync", "rename", "unlink", "flock"}
+    assert counts.keys() >= {"openat", "pwrite64", "fsync", "rename", "flock"}
     return counts
 
 
@@ -98,34 +151,35 @@ def some(points: list[_Point], most: int) -> list[_Point]:
     return points if LONG else random.Random(SEED).sample(points, min(most, len(points)))
 
 
-def assert_next_run_is_right(workers: Workers, after: str) -> None:
-    outcome = workers.run()
+def assert_next_run_is_right(workers: Workers, after: str, **wishes: Any) -> None:
+    outcome = workers.run(**wishes)
     assert outcome.right, f"after {after}, seed {SEED}: {outcome}"
     assert workers.leftovers() == [], f"after {after}, seed {SEED}"
 
 
 @pytest.mark.row("C1")
-def test_killed_before_each_call(workers: Workers, tmp_path: Path) -> None:
+def test_killed_before_each_call(work: Work, tmp_path: Path) -> None:
     needs_strace()
-    counts = calls_of(workers, tmp_path)
+    counts, workers = calls_of(work, tmp_path), work.workers
     points = [(name, str(number)) for name, count in counts.items() for number in range(1, count + 1)]
     killed = 0
     for name, number in some(points, 25):
-        clear(workers)
-        outcome = workers.traced(f"--trace={name}", f"--inject={name}:signal=SIGKILL:when={number}")
+        work.prepare()
+        inject = f"--inject={name}:signal=SIGKILL:when={number}"
+        outcome = workers.traced(f"--trace={name}", inject, **work.wishes)
         # A helper may have been killed instead, or the call may have come in another thread.
         assert outcome.code in (-signal.SIGKILL, CLEAN_ERROR, RIGHT), outcome
         killed += outcome.code == -signal.SIGKILL
-        assert_next_run_is_right(workers, f"{name} number {number}")
+        assert_next_run_is_right(workers, f"{name} number {number}", **work.wishes)
     print(f"C1: {len(points)} points, {killed} runs killed")
     assert killed > (len(points) // 2 if LONG else 5)
 
 
 @pytest.mark.row("C4")
-def test_each_call_fails(workers: Workers, tmp_path: Path) -> None:
+def test_each_call_fails(work: Work, tmp_path: Path) -> None:
     """The error is said in our words, nothing wrong is kept, and a good entry stays."""
     needs_strace()
-    counts = calls_of(workers, tmp_path)
+    counts, workers = calls_of(work, tmp_path), work.workers
     points = [
         (name, str(number), error)
         for name, count in counts.items()
@@ -134,13 +188,14 @@ def test_each_call_fails(workers: Workers, tmp_path: Path) -> None:
     ]
     failed, problems = 0, list[str]()
     for name, number, error in some(points, 25):
-        clear(workers)
-        outcome = workers.traced(f"--trace={name}", f"--inject={name}:error={error}:when={number}")
+        work.prepare()
+        inject = f"--inject={name}:error={error}:when={number}"
+        outcome = workers.traced(f"--trace={name}", inject, **work.wishes)
         where = f"{error} of {name} number {number}, seed {SEED}"
         if problem := problem_of(outcome):
             problems.append(f"{where}: {problem}")
         failed += outcome.code == CLEAN_ERROR
-        assert_next_run_is_right(workers, where)
+        assert_next_run_is_right(workers, where, **work.wishes)
     print(f"C4: {len(points)} points, {failed} runs failed with a clean error")
     assert problems == []
 

@@ -39,7 +39,7 @@ from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch import web
 from imgbuilder.host.interrupts import Interrupted, interruptible
-from imgindex.model import Entry
+from imgindex.model import Entry, FurtherFile
 
 pipe = socket.socket(fileno=int(sys.argv[1]))  # not write(2), which the test may replace
 
@@ -73,7 +73,8 @@ def work(wish):
     if wish["file_limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (wish["file_limit"],) * 2)
     facts = {"sha512": wish["sha"], "format": "raw", "compressed_size": wish["packed"]}
-    entry = Entry("x", "d.xz", "x86_64", wish["size"], **facts)
+    further = {name: FurtherFile(**values) for name, values in wish["further"].items()}
+    entry = Entry("x", "d.xz", "x86_64", wish["size"], **facts, **further)
     chosen = Selection(Source("s", wish["url"]), entry, wish["url"])
     fetcher = SourceFetcher(Limits(timeout=10, backoff=0.0, retries=0, resumes=1))
     try:
@@ -152,7 +153,7 @@ class Workers:
         wish = {
             "root": str(root or self.root), "url": self.url, "scratch": str(self.scratch), "sha": SHA,
             "size": len(DISK), "packed": len(PACKED), "steps": [], "talk": False, "file_limit": 0,
-            "stopped": stopped, **wishes,
+            "further": {}, "stopped": stopped, **wishes,
         }  # fmt: skip
         _pipe(self._process.stdin).write(json.dumps(wish) + "\n")
         return int(_pipe(self._process.stdout).readline())

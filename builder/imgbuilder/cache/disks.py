@@ -170,6 +170,7 @@ class Disks:
                 os.fchmod(target, 0o400)
                 publish(target, part, final)
                 write_record(final, target, {**about(selection), "content": content_digest(target)})
+                remove_file(part.with_suffix(""))  # an earlier run may have begun to fetch the whole file
             except Interrupted as error:
                 error.hint = "run the command again: the blocks that are here are not fetched again"
                 raise

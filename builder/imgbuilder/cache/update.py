@@ -24,6 +24,7 @@ from imgbuilder.errors import (
     FetchError,
     FileMissingError,
     NoRangesError,
+    ProgramKilledError,
     PybuilderError,
     RepositoryError,
     ToolError,
@@ -241,15 +242,22 @@ class Update:
                 check_frames(packed)
                 packed.seek(0)
                 command = ["zstd", "--decompress", "--stdout", "--quiet", _MEMORY]
+                piece, length = b"", 0
                 with process.streaming(command, stdin=packed) as running:
                     for frame in frames:
                         length = self.blocks.length_of(frame.block.number)
                         piece = running.stdout.read(length)
+                        if len(piece) < length:
+                            break  # zstd has ended, and its status may say why
                         if hashlib.sha256(piece).digest() != frame.block.digest:
                             raise self._contradiction(f"block {frame.block.number} is another one")
                         self._write(target, frame.block, piece)
                     if running.stdout.read(1):
                         raise self._contradiction("a frame holds more than its block")
+                if len(piece) < length:
+                    raise self._contradiction("a frame holds less than its block")
+            except ProgramKilledError:  # such as for want of memory, which is not the publisher's fault
+                raise
             except (FrameError, ToolError) as error:
                 raise self._contradiction(str(error)) from error
 

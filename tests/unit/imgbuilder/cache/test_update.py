@@ -18,7 +18,7 @@ from imgbuilder.cache.elsewhere import Elsewhere
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.supply import GAP, LARGEST, spans_of
 from imgbuilder.catalog.catalog import Selection
-from imgbuilder.errors import FetchError, OfflineError
+from imgbuilder.errors import FetchError, OfflineError, ProgramKilledError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.fetch.router import OfflineFetcher, SourceFetcher
 from imgbuilder.fetch.transfer import Limits
@@ -408,6 +408,32 @@ def test_what_was_fetched_is_not_fetched_again(cache: TemplateCache, old: Path, 
         take(cache, site.at(server.url))
     assert len([part for _name, part in site.requests if part]) == len(spans) - 2
     assert first + site.frame_bytes < 6 * BLOCK + 1024
+
+
+def test_an_update_removes_the_whole_file_that_was_begun(cache: TemplateCache, old: Path, site: Site) -> None:
+    with FaultServer([site.reply]) as server:
+        selection = site.at(server.url)
+        assert selection.entry.zstd is not None
+        begun = cache.root / "partial" / selection.entry.zstd.sha512
+        begun.write_bytes(b"begun")
+        begun.with_name(f"{begun.name}.json").write_text("{}")
+        take(cache, selection)
+
+
+def test_a_decompressor_that_is_killed_is_not_the_publishers_fault(
+    cache: TemplateCache, old: Path, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "zstd"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    with FaultServer([site.reply]) as server:
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+            with pytest.raises(ProgramKilledError):
+                cache.get_disk(site.at(server.url), fetcher())
+        take(cache, site.at(server.url))
+    assert ("d.zst", "") not in site.requests
 
 
 def test_a_reset_is_no_end(cache: TemplateCache, old: Path, site: Site) -> None:
