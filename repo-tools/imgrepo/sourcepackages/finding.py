@@ -20,6 +20,7 @@ from imgbuilder.errors import FileMissingError, RepositoryError, TrustError, Usa
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.transfer import Download, Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, without_slash
+from imgbuilder.host.packages import install_hint
 from imgbuilder.host.privatefolder import private_folder
 from imgindex.clearsign import signature_packets
 from imgindex.gpg import trusted_keys_from_file, trusted_keys_from_keyring
@@ -94,7 +95,8 @@ class Pool:
 
     def _verified(self, data: bytes, verifier: Verifier, where: str) -> VerifiedText:
         if not self.keyring.is_file():
-            raise UsageError(f"there are no keys of maintainers in {self.keyring} (Debian: debian-keyring)")
+            hint = install_hint("debian-keyring")
+            raise UsageError(f"the maintainers' keys are missing: {self.keyring} ({hint})")
         issuer = issuer_fingerprint(signature_packets(data[data.find(_BEGIN) :], where=where))
         if issuer is None:
             raise RepositoryError("its signature does not name a key by its fingerprint")
