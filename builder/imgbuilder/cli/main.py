@@ -276,15 +276,15 @@ VERBS = (
     _group(
         "fleet", "Many machines from one file.",
         _verb(
-            "plan", "Read a fleet, name all mistakes, and show its hosts and how they would be built.",
+            "plan", "Show the hosts of a fleet, or all its mistakes.",
             "fleets:plan_fleet", "FILE", options=[declared.JSON, *_STORE],
         ),
         _verb(
-            "build", "Build the hosts that are not built, as many at a time as this machine can carry.",
+            "build", "Build the hosts that are not built, several at a time.",
             "fleets:build_fleet", "FILE", options=[*declared.FLEET, *_STORE, *declared.FLEET_BUILDS],
         ),
         _verb(
-            "status", "Show which hosts are built, failed, or older than their template or recipe.",
+            "status", "Show which hosts are built, failed or outdated.",
             "fleets:fleet_status", "FILE", options=[declared.JSON, *_STORE],
         ),
         _verb(

@@ -37,6 +37,7 @@ def records(path: Path) -> dict[str, tuple[bool, str, str]]:
     return {one.host: (one.built, one.message, one.hint) for one in found if one is not None}
 
 
+@pytest.mark.row("L1", "L2")
 def test_the_failure_of_one_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOT_PW", CANARY)
     path = fleet(tmp_path, "", "fail", "crash", "silent", "", more='[secrets]\nROOT = "env:ROOT_PW"\n')
@@ -180,6 +181,7 @@ def release(path: Path) -> None:
         pass
 
 
+@pytest.mark.row("L2")
 def test_the_first_signal_lets_the_running_builds_end(waiting: Path) -> None:
     with coordinator(waiting) as process:
         wait_for(process, "running h2 h3")
@@ -194,6 +196,7 @@ def test_the_first_signal_lets_the_running_builds_end(waiting: Path) -> None:
     assert not (waiting.parent / "out/h4").exists()
 
 
+@pytest.mark.row("L2")
 def test_the_second_signal_stops_them(waiting: Path) -> None:
     with coordinator(waiting) as process:
         wait_for(process, "running h2 h3")
@@ -207,6 +210,7 @@ def test_the_second_signal_stops_them(waiting: Path) -> None:
     assert "h4" not in records(waiting)
 
 
+@pytest.mark.row("L2")
 def test_a_killed_coordinator_leaves_no_build_and_the_next_one_goes_on(waiting: Path) -> None:
     with coordinator(waiting) as process:
         wait_for(process, "running h2 h3")

@@ -6,7 +6,9 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from imgbuilder.fleet.entries import FleetError
 from imgbuilder.fleet.hosts import Fleet, read_fleet
 from imgbuilder.fleet.schema import fleet_schema
 from imgbuilder.recipe.reader import read_recipe
+from tests.fakes.debianguest import KEY
 
 RECIPE = """\
 template = "debian-12"
@@ -90,6 +93,7 @@ def test_hosts_of_a_range_and_of_a_table(folder: Path) -> None:
     assert database.request().size == 4 << 30
 
 
+@pytest.mark.row("L3")
 def test_all_mistakes_are_named_at_once(folder: Path) -> None:
     (folder / "hosts.csv").write_text(
         "name,addresses,role,size,colour\ndb,192.0.2.300/24,x,4G,\nweb09,,y\nw,,z,9Q,red\nweb08,192.0.2.60/24,,,\n"
@@ -218,6 +222,7 @@ def test_a_table_and_toml_give_equal_hosts(tmp_path: Path, rows: list[dict[str, 
     jsonschema.validate({"recipe": "r.toml", "host": tables}, fleet_schema())
 
 
+@pytest.mark.row("L4")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 @given(
     st.text(alphabet='[]{}=",.#\n abcdefghimnoprst0123456789-', max_size=120),
@@ -228,6 +233,32 @@ def test_any_text_is_read_or_refused_by_our_error(tmp_path: Path, more: str, tab
     for text in (more, f'hosts = "hosts.csv"\n[defaults]\ntemplate = "x"\n[[host]]\nname = "a"\n{more}'):
         with contextlib.suppress(UsageError):
             assert read(tmp_path, text).hosts
+
+
+def test_the_example_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[4]
+    folder = tmp_path / "fleet"
+    shutil.copytree(root / "examples/fleet", folder)
+    (folder / "images").mkdir()
+    monkeypatch.setenv("ROOT_PASSWORD", "a password")
+    hosts = read_fleet(folder / "fleet.toml").hosts
+    assert len(hosts) == 12
+    assert len({host.recipe.settings.get("size") for host in hosts}) == 2
+    page = (root / "docs/fleet.md").read_text()
+    text = page.split("```toml\n")[1].split("```")[0]
+    for written in (text, (folder / "fleet.toml").read_text()):
+        jsonschema.validate(tomllib.loads(written), fleet_schema())
+    for name in ("secrets", "keys", "out"):
+        (folder / name).mkdir()
+    (folder / "keys/ops.pub").write_text(f"{KEY}\n")
+    for name in ("db", "mail", *(f"web{n:02}" for n in range(1, 21))):
+        (folder / "secrets" / name).write_text("a password\n")
+    (folder / "web.toml").write_text("[variables]\nrole = {}\n")
+    (folder / "hosts.csv").write_text(page.split("```csv\n")[1].split("```")[0])
+    found = {host.name: host for host in read(folder, text).hosts}
+    assert len(found) == 22
+    assert found["web01"].addresses == ("192.0.2.11/24",)
+    assert found["mail"].request().size == 20 << 30
 
 
 def test_the_published_schema(tmp_path: Path) -> None:
