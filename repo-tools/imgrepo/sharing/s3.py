@@ -225,24 +225,26 @@ class S3Target:
         total, done = path.stat().st_size, 0
         what = f"{human_size(new)} of {human_size(total)}, the rest is in {old}"
         on_event(Step(f"Uploading {name} to {self._place.text}: {what}"))
-        upload: dict[str, Any] = {}
         try:
-            upload = self._client.create_multipart_upload(**place, **_headers(name, digest))
+            upload_id = self._client.create_multipart_upload(**place, **_headers(name, digest))["UploadId"]
             made = []
-            with path.open("rb") as file:
-                for number, part in enumerate(parts, 1):
-                    which = {**place, "UploadId": upload["UploadId"], "PartNumber": number}
-                    made.append({"PartNumber": number, "ETag": self._part(file, part, old, which)})
-                    if self._rate and part.old is None:
-                        time.sleep((part.end - part.start) / self._rate)
-                    done += part.end - part.start
-                    on_event(Progress(name, done, total))
-            self._client.complete_multipart_upload(
-                **place, UploadId=upload["UploadId"], MultipartUpload={"Parts": made}
-            )
+            try:
+                with path.open("rb") as file:
+                    for number, part in enumerate(parts, 1):
+                        which = {**place, "UploadId": upload_id, "PartNumber": number}
+                        made.append({"PartNumber": number, "ETag": self._part(file, part, old, which)})
+                        if self._rate and part.old is None:
+                            time.sleep((part.end - part.start) / self._rate)
+                        done += part.end - part.start
+                        on_event(Progress(name, done, total))
+                self._client.complete_multipart_upload(
+                    **place, UploadId=upload_id, MultipartUpload={"Parts": made}
+                )
+            except BaseException:  # parts without an object would be kept, and paid for
+                with contextlib.suppress(*self._errors):
+                    self._client.abort_multipart_upload(**place, UploadId=upload_id)
+                raise
         except self._errors as error:
-            with contextlib.suppress(*self._errors):
-                self._client.abort_multipart_upload(**place, UploadId=upload["UploadId"])
             raise self._failure(f"{name} cannot be written", error) from error
         finally:
             on_event(ProgressEnd())

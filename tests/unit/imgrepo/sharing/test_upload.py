@@ -28,7 +28,7 @@ from imgbuilder.errors import (
     UsageError,
     WorkspaceError,
 )
-from imgbuilder.events import Event, Reporter, Step, ignore
+from imgbuilder.events import Event, Progress, Reporter, Step, ignore
 from imgbuilder.host import process
 from imgbuilder.host.hashing import hash_file
 from imgindex.gpg import GpgVerifier
@@ -707,6 +707,26 @@ def test_s3_copies_what_an_old_object_has(bucket: BucketRemote, tmp_path: Path) 
     bucket.client.delete_object(Bucket=bucket.bucket, Key="images/web/new.zst")
     target.put(tmp_path, ["new.zst"], ignore, former)
     assert bucket.files()["new.zst"] == new
+
+
+def test_parts_of_an_object_that_was_stopped_are_not_kept(bucket: BucketRemote, tmp_path: Path) -> None:
+    data = os.urandom(12 << 20)
+    digest = hashlib.sha512(data).hexdigest()
+    for name in ("old.zst", "new.zst"):
+        (tmp_path / name).write_bytes(data)
+    target = bucket.target()
+    target.put(tmp_path, ["old.zst"], ignore)
+    former = {"new.zst": Former(NamedFile("old.zst", len(data), digest), (Stretch(0, len(data), 0),))}
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.label == "new.zst":
+            assert "Uploads" in bucket.client.list_multipart_uploads(Bucket=bucket.bucket)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        target.put(tmp_path, ["new.zst"], stop, former)
+    assert "new.zst" not in bucket.files()
+    assert "Uploads" not in bucket.client.list_multipart_uploads(Bucket=bucket.bucket)
 
 
 _LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1)
