@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from imgbuilder.errors import PybuilderError, RepositoryError
 from imgbuilder.events import Reporter, warn
-from imgindex.fields import deprecation_notice
+from imgindex.fields import deprecation, deprecation_notice
 from imgindex.model import Entry
 from imgindex.trust import VerifiedText
 from imgrepo.catalogue import memory, text
@@ -208,6 +208,7 @@ class _Maker:
         )
         self.shown[key] = shown
         self.files |= {name: Copied(path) for name, path in parts.files.items()}
+        end = deprecation(entry)
         page = Page(
             name=entry.os_version,
             arch=text.line(entry.arch, 40),
@@ -219,10 +220,12 @@ class _Maker:
             revision=entry.revision,
             file=entry.file,
             published=shown.published,
-            command=self._command(entry),
+            command=_command(entry),
+            whole_command=self._whole_command(entry),
             notes=tuple((text.line(note.language, 20), text.paragraphs(note.text)) for note in entry.notes),
             aliases=tuple(text.line(alias, 80) for alias in entry.aliases),
             notice=text.line(deprecation_notice(entry)),
+            replaced_by=(end.replaced_by or "") if end else "",
             changes=_fit(shown.changes),
             downloads=self._downloads(entry),
             picture=parts.picture,
@@ -235,7 +238,7 @@ class _Maker:
         )
         self.pages.append(page if found.described is None else _described(page, found.described))
 
-    def _command(self, entry: Entry) -> str:
+    def _whole_command(self, entry: Entry) -> str:
         lines = [f"pybuilder {shlex.quote(entry.os_version)} --arch {shlex.quote(entry.arch)}"]
         if self._request.base_url:
             lines.append(f"--source {shlex.quote(self._request.base_url + SIGNED_INDEX)}")
@@ -262,6 +265,11 @@ class _Maker:
                 chart = bar_chart(f"Downloads of {text.line(label)}", count.days, found.first, found.last)
                 return Downloads(count.downloads, count.clients, found.first, found.last, chart)
         return Downloads(0, 0, found.first, found.last, "")
+
+
+def _command(entry: Entry) -> str:
+    arch = "" if entry.arch == "x86_64" else f" --arch {shlex.quote(entry.arch)}"
+    return text.line(f"pybuilder {shlex.quote(entry.os_version)}{arch}", 2000)
 
 
 def _described(page: Page, described: Description) -> Page:

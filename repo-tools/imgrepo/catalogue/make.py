@@ -24,8 +24,9 @@ from imgindex.files import open_file, sync_folder
 from imgrepo.catalogue.gather import gather
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named, memory_text
 from imgrepo.catalogue.model import CatalogueRequest, Copied
-from imgrepo.catalogue.render import render
+from imgrepo.catalogue.render import START, render, render_start
 from imgrepo.catalogue.text import address
+from imgrepo.recordfile import writing_file
 from imgrepo.services import Services
 from imgrepo.stats import Statistics
 
@@ -52,9 +53,37 @@ def make_catalogue(
     names = {*made, *gathered.files, MEMORY_NAME}
     made[MEMORY_NAME] = memory_text(gathered.remembered, names)
     changed = put_site(request.output, made, gathered.files)
+    if site.home:
+        changed |= _put_start(request.webroot, render_start(site, name))
     return CatalogueResult(len(site.pages), changed)
 
 
+START_MARK = b'<meta name="generator" content="pybuilder-repo">'
+"""Text of the page at the top of a served folder that is ours."""
+
+
+def _put_start(webroot: Path, page: bytes) -> bool:
+    """Let the top of the served folder lead to the site, unless there is a page of the publisher's own."""
+    path = webroot / START
+    old = own_start(webroot)
+    if old == page or (old is None and path.exists()):
+        return False
+    with writing_file(path, page) as temporary:
+        temporary.chmod(0o644)
+    return True
+
+
+def own_start(webroot: Path) -> bytes | None:
+    """Return the page at the top of a served folder if it is ours."""
+    try:
+        with open_file(webroot / START) as file:
+            data = file.read(_LARGEST_START + 1)
+    except OSError:
+        return None
+    return data if START_MARK in data and len(data) <= _LARGEST_START else None
+
+
+_LARGEST_START = 64 << 10
 _EXCHANGE = 2  # RENAME_EXCHANGE, see renameat2(2)
 _AT_FDCWD = -100
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from imgrepo.library.approval import Approval
 from imgrepo.library.records import BootRecord, Package, SourceGap
@@ -107,8 +109,11 @@ class Page:
         compressed_size: Bytes of the file; None when the index does not contain it.
         file: Address of the file, relative to the site.
         published: When this revision was first shown, in UTC.
+        command: The command that builds it, for those who have the library as a source.
+        whole_command: The same for others.
         notes: Language and paragraphs; of the default one, the language is empty.
         notice: The deprecation notice; empty without one.
+        replaced_by: The template to use instead; empty without one.
         day: The day that it was held back for, or None.
         changes: None when there is no older revision, or packages are not known.
         review: The approval of what is shown; None without one, or without reviewers.
@@ -125,6 +130,7 @@ class Page:
     file: str
     published: datetime
     command: str
+    whole_command: str
     description: tuple[str, ...] = ()
     notes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     hints: tuple[str, ...] = ()
@@ -136,6 +142,7 @@ class Page:
     system: str = ""
     aliases: tuple[str, ...] = ()
     notice: str = ""
+    replaced_by: str = ""
     day: date | None = None
     picture: Picture | None = None
     thumbnail: Picture | None = None
@@ -145,6 +152,11 @@ class Page:
     sources: Sources | None = None
     review: Approval | None = None
     downloads: Downloads | None = None
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """Paragraphs that say what it is: the description, else the notes."""
+        return self.description or (self.notes[0][1] if self.notes else ())
 
 
 @dataclass(frozen=True)
@@ -178,3 +190,13 @@ class Site:
     years: tuple[tuple[int, tuple[CalendarDay, ...]], ...] | None = None
     year: int | None = None
     downloads: Downloads | None = None
+
+    @property
+    def source_name(self) -> str:
+        """A name for this library among the sources of a user: that of its host."""
+        return re.sub(r"[^A-Za-z0-9-]+", "-", urlsplit(self.base_url).hostname or "").strip("-") or "library"
+
+    @property
+    def in_rows(self) -> bool:
+        """True if the list has rows instead of cards at first, as most templates have no picture."""
+        return sum(page.thumbnail is not None for page in self.pages) * 2 < len(self.pages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import UTC, date, datetime
 from importlib import resources
@@ -17,6 +18,7 @@ from imgrepo.catalogue.text import address, line
 
 _STATIC = ("style.css", "catalogue.js", "icon.svg")
 START = "index.html"
+PACKAGES_NAME = "packages.json"
 
 
 def _fit(value: object) -> object:
@@ -28,6 +30,31 @@ def _fit(value: object) -> object:
 
 def render(site: Site, site_url: str = "") -> dict[str, bytes]:
     """Return the files of the site by path, except files that are copied."""
+    environment = _environment()
+    static = resources.files("imgrepo.catalogue") / "static"
+    made = {name: (static / name).read_bytes() for name in _STATIC}
+
+    def page(path: str, template: str, **values: object) -> None:
+        root = "../" * path.count("/")
+        html = environment.get_template(template).render(site=site, root=root, here=path, **values)
+        made[path] = html.encode()
+
+    for one in site.pages:
+        page(one.path, "template.html", page=one)
+    if site.years is not None:
+        for year, days in site.years:
+            page(f"calendar/{year}.html", "calendar.html", year=year, days=days)
+            if year == site.year:
+                page("calendar/index.html", "calendar.html", year=year, days=days)
+        if not site.years:
+            page("calendar/index.html", "calendar.html", year=None, days=())
+    made[PACKAGES_NAME] = _packages(site)
+    made[FEED_NAME] = write_feed(site, site_url).encode()
+    page(START, "index.html", choices=_choices(site))
+    return made
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("imgrepo.catalogue"),
         autoescape=True,
@@ -46,26 +73,23 @@ def render(site: Site, site_url: str = "") -> dict[str, bytes]:
         "link": text.link,
         "line": text.line,
     }
-    static = resources.files("imgrepo.catalogue") / "static"
-    made = {name: (static / name).read_bytes() for name in _STATIC}
+    return environment
 
-    def page(path: str, template: str, **values: object) -> None:
-        root = "../" * path.count("/")
-        html = environment.get_template(template).render(site=site, root=root, here=path, **values)
-        made[path] = html.encode()
 
-    for one in site.pages:
-        page(one.path, "template.html", page=one)
-    if site.years is not None:
-        for year, days in site.years:
-            page(f"calendar/{year}.html", "calendar.html", year=year, days=days)
-            if year == site.year:
-                page("calendar/index.html", "calendar.html", year=year, days=days)
-        if not site.years:
-            page("calendar/index.html", "calendar.html", year=None, days=())
-    made[FEED_NAME] = write_feed(site, site_url).encode()
-    page(START, "index.html", choices=_choices(site))
-    return made
+def render_start(site: Site, folder: str) -> bytes:
+    """Return a page for the top of the served folder, which leads to the site in ``folder``."""
+    return _environment().get_template("start.html").render(site=site, folder=folder).encode()
+
+
+def _packages(site: Site) -> bytes:
+    """Return the packages of all templates, for the search: name, version, and the numbers of their pages."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for number, page in enumerate(site.pages):
+        for one in page.packages or ():
+            numbers = found.setdefault(text.line(one.name), {}).setdefault(text.line(one.version), [])
+            if number not in numbers[-1:]:
+                numbers.append(number)
+    return json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _choices(site: Site) -> dict[str, list[str]]:

@@ -74,9 +74,9 @@ class _Handler(FileHandler):
     def find(self) -> BinaryIO | None:
         """Open the file that the path names, unless it is hidden, a link or outside the folder."""
         parts = self._parts()
-        if not parts or any(part.startswith(".") or "\0" in part for part in parts):
+        if any(part.startswith(".") or "\0" in part for part in parts):
             return None
-        if urlsplit(self.path).path.endswith("/"):
+        if not parts or urlsplit(self.path).path.endswith("/"):
             parts.append(_START)
         path = self.server.folder.joinpath(*parts)
         try:

@@ -29,7 +29,9 @@ from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgindex.trust import VerifiedText
+from imgrepo.catalogue.make import own_start
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
+from imgrepo.catalogue.render import START
 from imgrepo.services import Services
 from imgrepo.sharing.frames import Stretch, former_entry, read_revision, stretches
 from imgrepo.webroot.entries import NamedFile, files_of, is_complete, stem_of_published
@@ -299,10 +301,11 @@ def _files_of_target(request: UploadRequest, target: Target, there: dict[str, in
 
 
 def _pages(folder: Path) -> tuple[str, ...]:
-    """Return the files of the catalogue of a served folder; none if there is no catalogue."""
+    """Return the files of the catalogue, if there is one, and the page that leads there."""
     memory = folder / CATALOGUE / MEMORY_NAME
     names = files_named(memory.read_bytes()) if memory.is_file() else ()
-    return tuple(f"{CATALOGUE}/{name}" for name in names)
+    start = () if own_start(folder) is None else (START,)
+    return (*(f"{CATALOGUE}/{name}" for name in names), *start)
 
 
 def _changed(folder: Path, names: Sequence[str], target: Target, there: dict[str, int]) -> set[str]:
@@ -321,7 +324,7 @@ def _upload_catalogue(
     """
     memory = f"{CATALOGUE}/{MEMORY_NAME}"
     there = _catalogue_there(target) if memory in changed else ()
-    last = [f"{CATALOGUE}/{name}" for name in _PAGES_LAST]
+    last = [*(f"{CATALOGUE}/{name}" for name in _PAGES_LAST), START]
     first = [name for name in names if name not in last]
     parts = [name for name in first if not name.endswith(".html")]
     pages = [name for name in first if name.endswith(".html")]

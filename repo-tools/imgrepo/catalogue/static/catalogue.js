@@ -7,15 +7,39 @@
     const count = document.getElementById("count");
     const nothing = document.getElementById("nothing");
     const fields = [...form.elements].filter((field) => field.name);
+    // Name of a package -> its version -> numbers of the cards that have it; loaded for the first search.
+    let packages = null;
+    const load = async () => {
+      packages = {};
+      try {
+        packages = await (await fetch("packages.json")).json();
+        show();
+      } catch {
+        // Pages that were opened as files may load nothing: only what is shown is searched.
+      }
+    };
+    const having = (word) => {
+      const found = new Set();
+      for (const [name, versions] of Object.entries(packages ?? {})) {
+        for (const [version, numbers] of Object.entries(versions)) {
+          if (name.toLowerCase().startsWith(word) || version.startsWith(word)) numbers.forEach((one) => found.add(one));
+        }
+      }
+      return found;
+    };
+    let words = [];
     const fits = (card, field) => {
       const wanted = field.value.trim();
       if (!wanted) return true;
       if (field.name === "q") {
-        return wanted.toLowerCase().split(/\s+/).every((word) => card.dataset.text.includes(word));
+        return words.every(([word, cards]) => card.dataset.text.includes(word) || cards.has(Number(card.dataset.number)));
       }
       return card.dataset[field.name].split("\n").includes(wanted);
     };
     const show = () => {
+      const search = form.elements.q.value.trim().toLowerCase();
+      if (search && packages === null) load();
+      words = search ? search.split(/\s+/).map((word) => [word, having(word)]) : [];
       let shown = 0;
       for (const card of cards) {
         card.hidden = !fields.every((field) => fits(card, field));
@@ -50,8 +74,26 @@
       fields[0].focus();
     });
     addEventListener("hashchange", read);
+    const list = document.getElementById("list");
+    const by = {
+      name: (one, other) => one.dataset.name.localeCompare(other.dataset.name),
+      published: (one, other) => other.dataset.published.localeCompare(one.dataset.published),
+      downloads: (one, other) => Number(other.dataset.downloads) - Number(one.dataset.downloads),
+    };
+    const sort = document.getElementById("sort");
+    sort.addEventListener("change", () => {
+      list.append(...(sort.value ? [...cards].sort(by[sort.value]) : cards));
+    });
+    const view = document.getElementById("view");
+    view.addEventListener("change", () => { list.className = view.value; });
     form.hidden = false;
     read();
+  }
+
+  for (const time of document.querySelectorAll("time.age")) {
+    const days = Math.floor((Date.now() - Date.parse(time.dateTime)) / 86400000);
+    if (days < 1) time.textContent = "new today";
+    else if (days < 60) time.textContent = `published ${days} ${days === 1 ? "day" : "days"} ago`;
   }
 
   const select = (element) => {

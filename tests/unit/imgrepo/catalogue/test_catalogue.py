@@ -78,7 +78,8 @@ def test_a_page_tells_all_there_is(own_library: Repository) -> None:
         "libc6 2.36-9 amd64", "Source packages: 1,", "sources@example.org", "1 source package is missing",
         "the archive does not have it", "3 downloads by 2 clients", "Downloads of debian-web (x86_64)",
         f"--source http://images.example.org/index.asc \\ --fingerprint {own_library.key}",
-        "pybuilder debian-web --arch x86_64 \\ --source",
+        "pybuilder debian-web --arch x86_64 \\ --source", "Build an image pybuilder debian-web Copy",
+        "boots",
     ):  # fmt: skip
         assert expected in words, expected
     assert "Reviewed by" not in words
@@ -133,6 +134,43 @@ def test_what_a_card_shows_can_be_searched_for(library: Repository) -> None:
     assert shown
     for words in shown:
         assert words.lower() in searched
+
+
+def test_the_list_leads_to_a_first_image(own_library: Repository) -> None:
+    make_site(own_library, base_url="http://images.example.org/")
+    words = words_of(own_library, "index.html")
+    url = "http://images.example.org/index"
+    add = f"curl -O {url}.gpg pybuilder source add images-example-org {url}.asc --gpgkey index.gpg"
+    for expected in (add, own_library.key, "boots", "Sort by"):
+        assert expected in words, expected
+    packages = json.loads(site_files(own_library)["packages.json"])
+    shown = re.findall(
+        r'data-number="(\d+)" data-name="([^"]*)"', site_files(own_library)["index.html"].decode()
+    )
+    numbers = {int(number): name for number, name in shown}
+    assert {numbers[one] for one in packages["libc6"]["2.36-9"]} == {"a web server of debian 12"}
+
+
+def test_a_deprecated_template_links_to_what_replaces_it(own_library: Repository) -> None:
+    words = ["plain", "--use", "debian-web", "-K", own_library.key]
+    assert run(["deprecate", str(own_library.web), *words], own_library.services()) == 0
+    make_site(own_library)
+    for page in ("index.html", "templates/plain/x86_64.html"):
+        (notice,) = re.findall(r'<p class="notice">.*?</p>', site_files(own_library)[page].decode())
+        assert "templates/debian-web/x86_64.html" in notice
+
+
+def test_the_top_of_the_folder_leads_to_the_pages(own_library: Repository) -> None:
+    start = own_library.web / "index.html"
+    make_site(own_library)
+    assert 'url=catalogue/"' in start.read_text()
+    assert start.stat().st_mode & 0o777 == 0o644
+    before = start.stat().st_mtime_ns
+    make_site(own_library)
+    assert start.stat().st_mtime_ns == before
+    start.write_text("<p>our own page</p>")
+    make_site(own_library)
+    assert start.read_text() == "<p>our own page</p>"
 
 
 def test_what_did_not_change_keeps_its_time_and_what_is_not_needed_goes(library: Repository) -> None:

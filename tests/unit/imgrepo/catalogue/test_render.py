@@ -53,6 +53,7 @@ def hostile_page(words: str) -> Page:
     return Page(
         name="n", arch=text.line(words, 40), path=f"{base}.html", title=line or "x", size=1 << 30,
         compressed_size=5, sha512="ab" * 64, revision=3, file="sub/n.xz", published=NOW, command=line,
+        whole_command=line, replaced_by="n",
         description=parts, notes=(("", parts), (text.line(words, 20), parts)), hints=parts, licence=line,
         contributor=line, homepage=text.link(words), offer=line, tags=(line,), system=line, aliases=(line,),
         notice=line, day=date(2026, 11, 24), picture=Picture(f"{base}.png", 3, 4),
@@ -172,15 +173,15 @@ def test_the_policy_forbids_all_that_is_not_needed() -> None:
         if tag == "meta" and values.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policy == (
-        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; base-uri 'none'; "
-        "form-action 'none'"
+        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 
 def test_what_is_there_without_javascript() -> None:
     page = pages_of(render(site_of(hostile_page("a"))))["index.html"]
     hidden = {tag for tag, values in page.tags if "hidden" in values}
-    assert hidden == {"form", "p"}, "what needs the script, and nothing else"
+    assert hidden == {"form", "p", "button"}, "what needs the script, and nothing else"
 
 
 @pytest.mark.parametrize(

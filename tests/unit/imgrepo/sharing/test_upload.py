@@ -843,8 +843,8 @@ def test_the_catalogue_comes_along(repository: Repository, remote: Remote) -> No
     ours = {f"catalogue/{path.relative_to(site)}" for path in site.rglob("*") if path.is_file()}
     assert {name for name in files if name.startswith("catalogue/")} == ours
     assert all(files[name] == (repository.web / name).read_bytes() for name in ours)
-    assert result.sent[-3:] == (
-        "catalogue/atom.xml", "catalogue/index.html", "catalogue/catalogue.json",
+    assert result.sent[-4:] == (
+        "catalogue/atom.xml", "catalogue/index.html", "catalogue/catalogue.json", "index.html",
     )  # fmt: skip
     assert result.sent.index("index.asc") < min(result.sent.index(name) for name in ours)
     assert bring(repository, remote).sent == ()
