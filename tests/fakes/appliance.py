@@ -265,6 +265,13 @@ class FakeAppliance(FakeGuest):
     def inspect_mountpoints(self, root: str) -> dict[str, str]:
         return {"/": root}
 
+    def is_read_only(self, path: str) -> bool:
+        return any(
+            self._filesystem(name).kind == "squashfs"
+            for name, place in self._mounted.items()
+            if place == path
+        )
+
     def filesystem_use(self) -> list[FilesystemUse]:
         return self.uses
 

@@ -30,9 +30,9 @@ ANSWERS: dict[str, Any] = {
     "version": {"major": 1, "minor": 2, "release": 3, "extra": ""},
     "glob_expand": [],
     "ls": [],
-    "is_symlink": False,
     "mountpoints": {},
     "dmesg": "",
+    "statvfs": {"flag": 0},
     "sh": "said\n0",
     "mktemp": "/tmp/x",
     "lgetxattrs": [],
@@ -84,13 +84,9 @@ class GuestFS:
                 return None if self._hypervisor is None else self._hypervisor.pid
             if name == "shutdown":
                 self.close()
-            if name in {"is_file", "exists"}:
-                return args[0] in FILES or (name == "exists" and args[0] in FOLDERS)
-            if name == "is_dir":
-                return args[0] in FOLDERS
             if name == "realpath":
                 return args[0]
-            if name == "statns":
+            if name in {"statns", "lstatns"}:
                 if args[0] not in FILES and args[0] not in FOLDERS:
                     raise RuntimeError(f"statns: {args[0]}: No such file or directory")
                 kind = stat.S_IFREG if args[0] in FILES else stat.S_IFDIR

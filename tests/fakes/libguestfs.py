@@ -61,23 +61,16 @@ class HostLibguestfs:
         found.lstat()
         return "/" + str(found.relative_to(self.root)).removeprefix(".")
 
-    def _is_dir(self, path: str, *, followsymlinks: bool) -> bool:
-        return self._inside(path, last=followsymlinks).is_dir()
-
-    def _is_file(self, path: str, *, followsymlinks: bool) -> bool:
-        return self._inside(path, last=followsymlinks).is_file()
-
-    def _is_symlink(self, path: str) -> bool:
-        return self._inside(path, last=False).is_symlink()
-
-    def _exists(self, path: str) -> bool:
-        return os.path.lexists(self._inside(path, last=False))
-
     def _ls(self, path: str) -> list[str]:
         return [child.name for child in self._inside(path).iterdir()]
 
     def _statns(self, path: str) -> dict[str, int]:
-        facts = self._inside(path).stat()
+        return self._facts(self._inside(path).stat())
+
+    def _lstatns(self, path: str) -> dict[str, int]:
+        return self._facts(self._inside(path, last=False).lstat())
+
+    def _facts(self, facts: os.stat_result) -> dict[str, int]:
         return {name: getattr(facts, name) for name in ("st_mode", "st_uid", "st_gid", "st_size", "st_nlink")}
 
     def _lstatnslist(self, folder: str, names: list[str]) -> list[dict[str, int]]:

@@ -15,6 +15,7 @@ import os
 import posixpath
 import select
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Sequence
@@ -293,6 +294,8 @@ LISTING = 4 * 1024 * 1024
 """Most bytes of a file on this host that a call may write: libguestfs fetches lists of names in files."""
 LONG = 3600.0
 """Seconds without progress for calls that move or check whole filesystems."""
+_NOWHERE = {"ENOENT", "ENOTDIR", "ELOOP"}
+"""Errors of a path at which nothing is."""
 
 
 def is_utf8(path: Path | str) -> bool:
@@ -335,8 +338,18 @@ class Calls:
             return "/"
         return posixpath.join(self._resolve(parent), name)
 
+    def _mode(self, path: str, *, follow: bool = True) -> int:
+        """Return the type and mode of a file; 0 if the path leads nowhere."""
+        # libguestfs's is_file, is_dir and is_symlink start a process each, and take five times as long.
+        try:
+            return int(self._call("statns" if follow else "lstatns", path)["st_mode"])
+        except GuestCallError as error:
+            if error.errno_name not in _NOWHERE:
+                raise
+            return 0
+
     def is_dir(self, path: str) -> bool:
-        return bool(self._call("is_dir", path, followsymlinks=True))
+        return stat.S_ISDIR(self._mode(path))
 
     def supports(self, *features: str) -> bool:
         return bool(self._call("feature_available", list(features)))

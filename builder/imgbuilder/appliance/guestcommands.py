@@ -91,7 +91,7 @@ class GuestCommands(GuestFiles):
             "status=$?\n"
             + _resolver(_RESOLVER_AFTER, kept)
             + ("" if follow is None else _FOLLOW_END)
-            + f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
+            + f'[ ! -s "$out" ] || tail -c {_OUTPUT_TAIL} "$out"\nrm -f "$out"\n'
             'printf "\\n%s %s" "$status" "$change"\n'
         )
         try:

@@ -40,21 +40,13 @@ class GuestFiles(Calls):
     # Reading
 
     def exists(self, path: str) -> bool:
-        # libguestfs also returns true for a link without a target.
-        return bool(self._call("exists", path)) and (not self.is_symlink(path) or self._leads_somewhere(path))
-
-    def _leads_somewhere(self, link: str) -> bool:
-        try:
-            self._resolve(link)
-        except GuestCallError:
-            return False
-        return True
+        return self._mode(path) != 0
 
     def is_file(self, path: str) -> bool:
-        return bool(self._call("is_file", path, followsymlinks=True))
+        return stat.S_ISREG(self._mode(path))
 
     def is_symlink(self, path: str) -> bool:
-        return bool(self._call("is_symlink", path))
+        return stat.S_ISLNK(self._mode(path, follow=False))
 
     def realpath(self, path: str) -> str:
         return self._resolve(path)

@@ -7,6 +7,7 @@ appliance runs, and finds them again when the guest is mounted and its commands 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import string
@@ -282,6 +283,9 @@ class Storage(Calls):
             (str(item["btrfssubvolume_path"]) for item in found if int(item["btrfssubvolume_id"]) == wanted),
             "",
         )
+
+    def is_read_only(self, path: str) -> bool:
+        return bool(self._call("statvfs", path)["flag"] & os.ST_RDONLY)
 
     def filesystem_use(self) -> list[FilesystemUse]:
         uses = []

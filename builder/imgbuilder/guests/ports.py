@@ -330,6 +330,9 @@ class Appliance(Guest, Protocol):
     def inspect_mountpoints(self, root: str) -> dict[str, str]:
         """Return the device of each mount point of a root, shortest mount point first."""
 
+    def is_read_only(self, path: str) -> bool:
+        """Return whether the filesystem that is mounted on a path can only be read."""
+
     def filesystem_use(self) -> list[FilesystemUse]:
         """Return the space of each mounted filesystem."""
 

@@ -85,8 +85,7 @@ def _are_facts(value: object) -> bool:
 
 
 _ANSWERS: dict[str, _Check] = {
-    **dict.fromkeys(("exists", "is_file", "is_dir", "is_symlink"), lambda value: isinstance(value, bool)),
-    "statns": _are_facts,
+    **dict.fromkeys(("statns", "lstatns"), _are_facts),
     "lstatnslist": _are(_are_facts),
     "readlink": _is_target,
     "realpath": _is_path,
@@ -290,7 +289,7 @@ class HostsideConnection(Connection):
             size, blocks, free = self._disk.fat_usage(device)
         else:
             size, blocks, free = self._ask("usage", device.start if path != "/" else None, check=_is_usage)
-        return {"bsize": size, "blocks": blocks, "bfree": free}
+        return {"bsize": size, "blocks": blocks, "bfree": free, "flag": 0}
 
     # Files of this host
 

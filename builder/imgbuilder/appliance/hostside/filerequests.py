@@ -106,36 +106,13 @@ class Requests:
 
     # Reading
 
-    def exists(self, path: str) -> bool:
-        """Return whether a path exists (a last link not followed)."""
-        try:
-            return self._mode(path, follow=False) is not None
-        except OSError:  # such as links in a circle
-            return False
-
-    def is_file(self, path: str, *, followsymlinks: bool = False) -> bool:
-        """Return whether a path is a regular file."""
-        return stat.S_ISREG(self._mode(path, follow=followsymlinks) or 0)
-
-    def is_dir(self, path: str, *, followsymlinks: bool = False) -> bool:
-        """Return whether a path is a folder."""
-        return stat.S_ISDIR(self._mode(path, follow=followsymlinks) or 0)
-
-    def is_symlink(self, path: str) -> bool:
-        """Return whether a path is a symbolic link."""
-        return stat.S_ISLNK(self._mode(path, follow=False) or 0)
-
-    def _mode(self, path: str, *, follow: bool) -> int | None:
-        try:
-            return int(self._tree.load(_path(path), follow=follow)[0].mode)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                raise
-            return None
-
     def statns(self, path: str) -> dict[str, int]:
         """Return the facts about a file."""
         return _facts(*self._tree.load(_path(path)))
+
+    def lstatns(self, path: str) -> dict[str, int]:
+        """Return the facts about a file; of a link itself."""
+        return _facts(*self._tree.load(_path(path), follow=False))
 
     def lstatnslist(self, folder: str, names: list[str]) -> list[dict[str, int]]:
         """Return the facts about files in a folder; the inode -1 for missing ones."""
@@ -176,20 +153,20 @@ class Requests:
                 found = [
                     os.path.join(folder, name)  # noqa: PTH118 - in the guest
                     for folder in found
-                    if self._is_open(folder)
+                    if stat.S_ISDIR(self._mode(folder))
                     for name in self.ls(folder)
                     if matches(name) and (part.startswith(".") or not name.startswith("."))
                 ]
             else:
                 paths = [os.path.join(folder, part) for folder in found]  # noqa: PTH118
-                found = [path for path in paths if self.exists(path)]
+                found = [path for path in paths if self._mode(path, follow=False)]
         return sorted(found)
 
-    def _is_open(self, path: str) -> bool:
+    def _mode(self, path: str, *, follow: bool = True) -> int:
         try:
-            return self.is_dir(path, followsymlinks=True)
-        except OSError:  # links in a circle
-            return False
+            return int(self._tree.load(_path(path), follow=follow)[0].mode)
+        except OSError:  # such as links in a circle
+            return 0
 
     def find0(self, path: str) -> bytes:
         """Return the paths below a folder, each with a NUL behind it."""

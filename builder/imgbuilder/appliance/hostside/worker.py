@@ -21,8 +21,6 @@ UNFIT = "UNFIT"
 _MESSAGES = {
     "chmod": "chmod: {1}: 0{0:o}",
     "chown": "chown: {2}: {0}.{1}",
-    "is_dir": "is_dir: stat: {0}",
-    "is_file": "is_file: stat: {0}",
     "ls": "ls0: opendir: {0}",
     "readlink": "readlink: readlink: {0}",
     "realpath": "realpath: realpath: {0}",
