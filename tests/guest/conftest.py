@@ -72,13 +72,13 @@ def person() -> Iterator[Person]:
 
 
 ORDER = (
-    "wrong_input", "build_faults", "accelerators", "customize", "growth", "instant",
-    "operations", "main_job", "running", "boot_check", "entry_check", "hostside", "outputs", "disks",
-    "hostside_requests", "settings", "contents", "oracle",
+    "wrong_input", "instant", "build_faults", "accelerators", "customize", "main_job", "growth",
+    "operations", "running", "boot_check", "entry_check", "hostside", "outputs", "disks",
+    "hostside_requests", "contents", "oracle",
 )  # fmt: skip
 """The files that begin, nearly by their length: each worker takes one, and then a second one at once.
 
-The first makes the template and its publication, which the next two do not need.
+The first makes the template and its publication, which the next three do not need at first.
 """
 
 

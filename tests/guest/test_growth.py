@@ -1,8 +1,8 @@
 """Every kind of layout grows in place, and is whole afterwards: judged by each filesystem's own checker.
 
-Two launches of the appliance: one that makes what needs a kernel (LVM, LUKS, boot loaders), one that grows
-all disks. One of them is a real Debian system, which then boots with BIOS; in long runs another boots with
-UEFI.
+Two appliances: one that makes what needs a kernel (LVM, LUKS, boot loaders), one that grows all disks. One
+of them is a real Debian system, whose boot loader, kernel and initial RAM disk then find the grown root with
+BIOS; in long runs another boots with UEFI.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def make_bootable(folder: Path, template: Path) -> dict[str, Layout]:
 def furnish(made: dict[str, Layout], files: Path) -> None:
     """Make LVM, LUKS contents and boot loaders, in one session."""
     names = ["lvm", "luks", "both", "bios", *(["uefi"] if "uefi" in made else [])]
-    with open_appliance([Attachment(made[name].path, "raw") for name in names], UNSAVED) as guest:
+    options = UNSAVED if LONG else ApplianceOptions()  # four disks at most can be resumed
+    with open_appliance([Attachment(made[name].path, "raw") for name in names], options) as guest:
         call = guest._connection.call
         for name, device in (("luks", "/dev/sdb"), ("both", "/dev/sdc2")):
             guest.open_luks(device, SECRET, f"make-{name}")
@@ -204,7 +205,7 @@ def grown(template: Path) -> Iterator[Outcome]:
         def on_event(event: Event) -> None:
             outcome.words.append(str(event))
 
-        with open_appliance(attachments, dataclasses.replace(UNSAVED, trace=True), on_event) as guest:
+        with open_appliance(attachments, dataclasses.replace(UNSAVED, trace=True, smp=2), on_event) as guest:
             for name, layout in made.items():
                 try:
                     grow(guest, name, layout, growths[name], outcome)
@@ -332,4 +333,6 @@ def test_the_grown_system_boots(grown: Outcome, person: Person, name: str, firmw
     layout = grown.made[name]
     layout.image.chmod(0o644)
     with booted(person, layout.image, layout.format, extra=firmware, network=False) as machine:
-        machine.wait_for("login:", 400)
+        # What follows is the system's own; the images of other tests boot to their logins.
+        machine.wait_for("EXT4-fs (vda1): mounted filesystem", 400)
+        machine.wait_for("running in system mode", 400)

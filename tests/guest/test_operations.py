@@ -44,7 +44,7 @@ def said() -> list[Event]:
 
 @pytest.fixture(scope="module")
 def guest(image: Path, said: list[Event]) -> Iterator[Appliance]:
-    options = ApplianceOptions(network=True, trace=True, smp=2)
+    options = ApplianceOptions(network=True, trace=True)
     with open_appliance([Attachment(image, "qcow2")], options, said.append) as appliance:
         appliance.mount(TEMPLATE_ROOT, "/")
         yield appliance
@@ -349,22 +349,27 @@ def test_the_time_zone_outlives_its_package(guest: Appliance, context: GuestCont
 
 
 @pytest.fixture(scope="module")
-def small_archive(guest: Appliance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let the guest's apt use a small archive on this host alone."""
-    with served(deb_repository(tmp_path_factory.mktemp("archive"))) as address:
+def small_archive(guest: Appliance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Let the guest's apt use a small archive on this host alone; return its address."""
+    archive = deb_repository(tmp_path_factory.mktemp("archive"))
+    with served(archive.parent) as address:
         guest.sh("mkdir /srv/aside && mv /etc/apt/sources.list* /srv/aside")
-        guest.write("/etc/apt/sources.list", f"deb [trusted=yes] {address} ./\n".encode())
-        yield
+        guest.write("/etc/apt/sources.list", f"deb [trusted=yes] {address}/{archive.name} ./\n".encode())
+        yield address
         guest.sh("rm -rf /etc/apt/sources.list* && mv /srv/aside/* /etc/apt/")
 
 
-@pytest.mark.usefixtures("small_archive")
-def test_apt_with_kept_packages(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
-    """The second installation fetches nothing; nothing of either stays in the guest's caches."""
+def test_apt_with_kept_packages(
+    guest: Appliance, context: GuestContext, small_archive: str, tmp_path: Path
+) -> None:
+    """From a mirror; the second installation fetches nothing, and nothing of either stays in the caches."""
+    sources = guest.read("/etc/apt/sources.list")
+    guest.write("/etc/apt/sources.list", sources.replace(small_archive.encode(), b"http://deb.debian.org"))
     packages = tmp_path / "packages"
     # Seen from outside of commands, for which another one lies over it.
     resolv = (guest.is_symlink("/etc/resolv.conf"), guest.exists("/etc/resolv.conf"))
-    run(guest, context, ("package-cache", str(packages)), ("install", "word"))
+    run(guest, context, ("mirror", small_archive), ("package-cache", str(packages)), ("install", "word"))
+    guest.write("/etc/apt/sources.list", sources)
     assert "word" in {path.name.split("_")[0] for path in packages.iterdir()}
     assert not guest.exists("/var/cache/apt/pybuilder")
     assert guest.glob("/var/cache/apt/archives/*.deb") == []

@@ -18,7 +18,7 @@ from tests.guest.images import copy, look_into
 from tests.guest.machine import HOST
 from tests.guest.person import ROOT, Person
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800), long]
 
 
 @pytest.fixture
@@ -78,7 +78,6 @@ def test_a_recipe_with_a_mirror_and_a_seed(configured: Person, mirror: tuple[str
     image.unlink()
 
 
-@long
 def test_the_first_boot_of_a_seeded_image(person: Person, template: Path) -> None:
     image, user_data = person.home / "settings.img", person.home / "user-data"
     copy(template, image)
