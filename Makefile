@@ -56,6 +56,7 @@ bench: setup  ## compare with virt-builder: the same lists, templates and operat
 	$(BIN)/python -m tests.bench.updates
 	$(BIN)/python -m tests.bench.publishing
 	$(BIN)/python -m tests.bench.scale
+	$(BIN)/python -m tests.bench.library
 
 fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes, 100,000 faults of servers, 5,000 filesystems; hours
 	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 PYBUILDER_FAULTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)
