@@ -7,6 +7,7 @@ The fields and their defaults are those of virt-builder's index format
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -157,3 +158,11 @@ class Index:
     head: str = ""
     tail: str = ""
     refused: tuple[Refused, ...] = ()
+
+    def find(self, name: str, arch: str) -> Entry | None:
+        """Return the first template of a name and an architecture, both as they are written."""
+        return self._by_place.get((name, arch))
+
+    @functools.cached_property
+    def _by_place(self) -> dict[tuple[str, str], Entry]:
+        return {(entry.os_version, entry.arch): entry for entry in reversed(self.entries)}

@@ -117,6 +117,7 @@ class FaultServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._kept: list[socket.socket] = []
         scheme = "http" if tls is None else "https"
         self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.requests: list[bytes] = []
@@ -136,6 +137,9 @@ class FaultServer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for connection in self._kept:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
 
@@ -163,6 +167,8 @@ class FaultServer:
             connection = plain
             if self._tls is not None:
                 connection = stack.enter_context(self._tls.wrap_socket(plain, server_side=True))
+            if self._keep:
+                self._kept.append(connection)
             while self._answer(connection, script) and self._keep:
                 pass
 

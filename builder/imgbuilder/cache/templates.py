@@ -135,7 +135,6 @@ class Templates:
             if self._ask_peers(selection, digest, on_event, part):
                 return digest
             for one in mirrors:
-                _announce(one, fetcher, on_event)
                 try:
                     self._download(one, fetcher, on_event, part)
                 except (FetchError, DigestMismatchError) as error:
@@ -143,7 +142,6 @@ class Templates:
                         warn(on_event, f"{error.message}; the source's next address is tried")
                 else:
                     return digest
-            _announce(last, fetcher, on_event)
             self._download(last, fetcher, on_event, part)
             return digest
 
@@ -156,7 +154,9 @@ class Templates:
         for url in peers.addresses(f"templates/{digest}"):
             debug(on_event, f"asking the neighbour {url}")
             try:
-                self._download(replace(selection, url=url, source=source), peers.fetcher, on_event, part)
+                self._download(
+                    replace(selection, url=url, source=source), peers.fetcher, on_event, part, announce=False
+                )
             except (FetchError, DigestMismatchError) as error:
                 say = debug if isinstance(error, FileMissingError) else warn
                 say(on_event, f"{error.message}; this neighbour is asked no more")
@@ -165,13 +165,20 @@ class Templates:
         return False
 
     def _download(
-        self, selection: Selection, fetcher: Fetcher, on_event: Reporter, part: PartialFile
+        self,
+        selection: Selection,
+        fetcher: Fetcher,
+        on_event: Reporter,
+        part: PartialFile,
+        *,
+        announce: bool = True,
     ) -> None:
         """Get the rest of a template from one address, and store it."""
         part.continue_from(selection.url)
         try:
             download = self._download_of(selection, part, on_event, part=part)
-            _announce(selection, fetcher, on_event)
+            if announce:
+                _announce(selection, fetcher, on_event)
             download_verified(fetcher, download, lambda: self._keep(selection, part, part.path))
         except Interrupted as error:
             if part.resumable:

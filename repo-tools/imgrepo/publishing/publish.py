@@ -86,7 +86,8 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
                 return _nothing(request, run, old, new, on_event)
             if not request.dry_run:
                 _commit(request, services, signer, run, old, new, on_event)
-    names = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
+    changed_entries = (one for one in new.entries if old.index.find(one.os_version, one.arch) != one)
+    names = tuple(entry.os_version for entry in changed_entries)
     return PublishResult(new, old.index, names, run.refused)
 
 

@@ -324,8 +324,7 @@ class PublishRun:
 
     def _is_protected(self, image: SourceImage, name: str, arch: str) -> bool:
         """Check whether an image would replace that of a protected template; if so, it is refused."""
-        there = any((entry.os_version, entry.arch) == (name, arch) for entry in self._old.entries)
-        if not there or (name, arch) not in self._protected:
+        if self._old.find(name, arch) is None or (name, arch) not in self._protected:
             return False
         self.refused[image.name] = protected_error(self._request.output, name)
         return True

@@ -24,7 +24,8 @@ from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.workspace import explaining
 from imgbuilder.sizes import human_size
 from imgindex.blocklist import Block, BlockList, parse_blocklist
-from imgindex.model import Entry, Index
+from imgindex.files import open_file
+from imgindex.model import Entry
 
 _WORTHWHILE = 0.6
 """Share of the bytes of the whole file up to which only the new frames are fetched."""
@@ -47,12 +48,6 @@ class Stretch(NamedTuple):
     start: int
     end: int
     old: int | None
-
-
-def former_entry(entry: Entry, before: Index) -> Entry | None:
-    """Return the entry that a template had in an older index."""
-    key = (entry.os_version, entry.arch)
-    return next((old for old in before.entries if (old.os_version, old.arch) == key), None)
 
 
 def read_revision(folder: Path, entry: Entry) -> Revision | None:
@@ -127,7 +122,7 @@ def fetch_frames(
     with explaining(target), contextlib.ExitStack() as opened:
         descriptor = open_partial(target)
         opened.callback(os.close, descriptor)
-        source = opened.enter_context(old.path.open("rb", buffering=0)).fileno()
+        source = opened.enter_context(open_file(old.path)).fileno()
         os.ftruncate(descriptor, new.packed)
         places, missing = _places(old.blocks), list[Block]()
         for part in parts_of(new):

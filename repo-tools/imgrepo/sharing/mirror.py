@@ -34,7 +34,7 @@ from imgindex.parse import parse_usable
 from imgindex.trust import TrustedKeys, VerifiedText
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
-from imgrepo.sharing.frames import fetch_frames, former_entry, read_revision
+from imgrepo.sharing.frames import fetch_frames, read_revision
 from imgrepo.webroot.entries import NamedFile, downloads_of
 from imgrepo.webroot.retired import GRACE, retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
@@ -179,7 +179,7 @@ class _Copying:
     def _from_frames(self, entry: Entry, file: NamedFile, place: Path) -> bool:
         """Make a zstd file of the former one, and fetch only what is new; False if that cannot be done."""
         folder, url = self.request.folder, template_url(self.request.index_url, file.name)
-        new, before = read_revision(folder, entry), former_entry(entry, self.before)
+        new, before = read_revision(folder, entry), self.before.find(entry.os_version, entry.arch)
         old = None if before is None else read_revision(folder, before)
         if new is None or old is None or new.path != place or local_path(url) is not None:
             return False

@@ -22,6 +22,7 @@ from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.packages import extra_command
 from imgbuilder.sizes import counted, human_size
+from imgindex.files import open_file
 from imgrepo.sharing.frames import Stretch
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
@@ -229,7 +230,7 @@ class S3Target:
             upload_id = self._client.create_multipart_upload(**place, **_headers(name, digest))["UploadId"]
             made = []
             try:
-                with path.open("rb") as file:
+                with open_file(path) as file:
                     for number, part in enumerate(parts, 1):
                         which = {**place, "UploadId": upload_id, "PartNumber": number}
                         made.append({"PartNumber": number, "ETag": self._part(file, part, old, which)})

@@ -33,7 +33,7 @@ from imgrepo.catalogue.make import own_start
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 from imgrepo.catalogue.render import START
 from imgrepo.services import Services
-from imgrepo.sharing.frames import Stretch, former_entry, read_revision, stretches
+from imgrepo.sharing.frames import Stretch, read_revision, stretches
 from imgrepo.webroot.entries import NamedFile, files_of, is_complete, stem_of_published
 from imgrepo.webroot.retired import GRACE, ServedFiles, retire
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file, read_served
@@ -234,7 +234,7 @@ def _former(
     """Find the former revision there of disks to be sent, by their names."""
     found: dict[str, Former] = {}
     for entry in index.entries:
-        old = former_entry(entry, before)
+        old = before.find(entry.os_version, entry.arch)
         if old is None:
             continue
         found[entry.file] = Former(NamedFile(old.file, old.compressed_size, old.sha512))

@@ -313,6 +313,6 @@ class _Update:
         span = None if size is None else (0, 1)
         with contextlib.suppress(NoRangesError):  # the file is there, only updates by blocks are impossible
             self._services.fetcher.fetch(
-                Download(address.reveal(), body, limit, expected=size, seconds=INDEX_SECONDS, span=span)
+                Download(address, body, limit, expected=size, seconds=INDEX_SECONDS, span=span)
             )
         return body.getvalue()

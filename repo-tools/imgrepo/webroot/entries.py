@@ -95,15 +95,15 @@ def origin_of(entry: Entry) -> str:
 
 def old_entry(index: Index, stem: str, remembered: Published | None, arch: str | None = None) -> Entry | None:
     """Find the entry that an image was published as."""
-    fitting = [
-        entry
-        for entry in index.entries
-        if arch is None or entry.arch == UNKNOWN_ARCH or normalise(entry.arch) == normalise(arch)
-    ]
+
+    def fits(entry: Entry) -> bool:
+        return arch is None or entry.arch == UNKNOWN_ARCH or normalise(entry.arch) == normalise(arch)
+
     if remembered is not None:
-        for entry in fitting:
-            if (entry.os_version, entry.arch) == (remembered.entry, remembered.arch):
-                return entry
+        known = index.find(remembered.entry, remembered.arch)
+        if known is not None and fits(known):
+            return known
+    fitting = [entry for entry in index.entries if fits(entry)]
     same_origin = [entry for entry in fitting if origin_of(entry) == stem]
     if len(same_origin) == 1:
         return same_origin[0]

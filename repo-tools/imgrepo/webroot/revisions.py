@@ -114,7 +114,7 @@ def move_channel(
                     f"{target} was withdrawn",
                     hint=f"to bring it back: pybuilder-repo withdraw --undo {folder} {target} --gpg-key KEY",
                 )
-            old = next((one for one in index.entries if (one.os_version, one.arch) == key), None)
+            old = index.find(*key)
             if old is None or old.sha512 != entry.sha512:
                 made[key] = _promoted(entry, target, old, former.get(key))
         return _put(folder, index, made)
