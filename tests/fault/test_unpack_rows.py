@@ -76,7 +76,6 @@ PACKERS = {
     "xz with the dictionary of -9": ["xz", "--lzma2=preset=0,dict=64MiB", "-T1"],
     "xz in blocks": ["xz", "-0", "-T2", "--block-size=16MiB"],
     "xz in huge blocks": ["xz", "-0", "-T2", "--block-size=60MiB"],
-    "xz with the largest dictionary that fits": ["xz", "--lzma2=preset=0,dict=96MiB", "-T1"],
     "zstd --long": ["zstd", "-q", "-1", "--long=27"],
 }
 
@@ -95,14 +94,14 @@ def test_memory_is_bounded(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.row("X8")
 @pytest.mark.parametrize(
-    "packer", [["xz", "-T1", "--lzma2=preset=0,dict=512MiB"], ["zstd", "-q", "-1", "--long=31"]]
+    "packer", [["xz", "-T1", "--lzma2=preset=0,dict=96MiB"], ["zstd", "-q", "-1", "--long=31"]]
 )
 def test_what_needs_more_is_refused(tmp_path: Path, packer: list[str]) -> None:
     packed = tmp_path / "packed"
     with packed.open("wb") as file:
         subprocess.run([*packer, "-c"], input=os.urandom(MIB), stdout=file, check=True)
     found = measure(packed, MIB, tmp_path)
-    assert "emory" in str(found["message"])
+    assert "would take more memory" in str(found["message"])
     assert found["disk"] is None
 
 

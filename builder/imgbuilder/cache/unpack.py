@@ -56,6 +56,9 @@ _ZSTD_MEMORY = 128 << 20
 _NO_MEMORY = ("Cannot allocate memory", "not enough memory")
 """Messages of xz and zstd when the system, not our limit, refuses memory."""
 
+_OVER_LIMIT = ("Memory usage limit reached", "requires too much memory")
+"""Their messages when our limit does."""
+
 
 def unpack(
     source: BinaryIO, destination: Path, entry: Entry, on_event: Reporter = ignore, *, where: str
@@ -178,6 +181,11 @@ def _decompress(
     except ToolError as error:
         if isinstance(error, ProgramKilledError) or any(words in error.message for words in _NO_MEMORY):
             raise _stopped(where, error) from error
+        if any(words in error.message for words in _OVER_LIMIT):
+            raise RepositoryError(
+                f"{where}: unpacking the template would take more memory than any preset of {command[0]} needs",
+                hint="tell the publisher of this source to pack it with a dictionary of at most 64 MiB",
+            ) from error
         raise _damaged(where, error.message) from error
 
 
