@@ -183,8 +183,8 @@ def _decompress(
             raise _stopped(where, error) from error
         if any(words in error.message for words in _OVER_LIMIT):
             raise RepositoryError(
-                f"{where}: unpacking the template would take more memory than any preset of {command[0]} needs",
-                hint="tell the publisher of this source to pack it with a dictionary of at most 64 MiB",
+                f"{where}: unpacking the template would take more memory than a preset of {command[0]} does",
+                hint="tell the publisher of this source to pack it with a preset",
             ) from error
         raise _damaged(where, error.message) from error
 

@@ -30,8 +30,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _GRACE = 2.0
 """Seconds of cleanup in which further signals are ignored: users press Ctrl-C twice."""
 _PATIENCE = 10.0
-"""Seconds that the main thread may be stuck in a system call before a signal ends it there. On a busy machine a
-healthy one can take some seconds to notice."""
+"""Seconds that the main thread may be stuck in a system call before a signal ends it there.
+
+On a busy machine, a healthy one can take some seconds to notice.
+"""
 
 
 class Interrupted(BaseException):
