@@ -153,7 +153,7 @@ def test_expired_signature(world: World) -> None:
         signed,
         world.keys.pin(key),
         BadSignatureError,
-        "too old, signed at 2020-06-01 00:00:00 UTC for use until 2020-06-02 00:00:00 UTC",
+        "too old, signed at 2020-06-01 00:00:",  # gpg's clock runs
     )
     accept(world.keys.sign(TEXT, key, options=("--default-sig-expire", "1d")), world.keys.pin(key))
 

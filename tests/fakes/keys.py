@@ -78,7 +78,7 @@ class KeyMaker:
         command = ["gpg", "--homedir", str(self.home), "--batch", "--no-tty", "--quiet", "--yes"]
         command += ["--pinentry-mode", "loopback", "--passphrase", ""]
         if at is not None:
-            command += ["--faked-system-time", f"{at}!"]  # it does not run
+            command += ["--faked-system-time", at]
         done = subprocess.run([*command, *arguments], input=data, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
