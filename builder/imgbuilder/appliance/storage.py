@@ -80,10 +80,13 @@ true
 
 def show_script(places: Sequence[ScsiAddress]) -> str:
     """Return the script that makes the kernel find disks again, under the same names."""
-    # One by one in the order of names: the kernel assigns the first free name.
+    # One by one in the order of names: the kernel assigns the first free name. It makes the device some time
+    # after the scan, and the node in /dev last.
     ordered = sorted(places, key=lambda place: (len(place.name), place.name))
     steps = [
         f"""echo '{place.address}' >/sys/class/scsi_host/host{place.host}/scan
+number=0
+until [ -b '/dev/{place.name}' ]; do number=$((number + 1)); [ $number -le 1000 ]; sleep 0.01; done
 udevadm settle
 [ -d '/sys/bus/scsi/devices/{place.host}:{place.address.replace(" ", ":")}/block/{place.name}' ]"""
         for place in ordered

@@ -45,7 +45,7 @@ def test_harmless() -> None:
 
 
 class Kernel:
-    """A folder that looks like /sys, with one SCSI host and some disks."""
+    """A folder that looks like /sys, with one SCSI host and some disks, and one that looks like /dev."""
 
     def __init__(self, folder: Path, names: dict[int, str]) -> None:
         self.sys = folder / "sys"
@@ -53,18 +53,19 @@ class Kernel:
         for target, name in names.items():
             (self.devices / f"2:0:{target}:0/block" / name).mkdir(parents=True)
         (self.sys / "class/scsi_host/host2").mkdir(parents=True)
+        self.dev = folder / "dev"
+        self.dev.mkdir()
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script; udevadm settle does the kernel's part."""
+        """Run a script; udevadm settle does the kernel's part when disks go, and the time when they come."""
         settle = (
             f'udevadm() {{ for file in {self.devices}/*/delete; do [ ! -e "$file" ] || '
             'rm -r "${file%/delete}"; done; }\n'
             "lvm() { :; }; mdadm() { :; }; btrfs() { :; }; ldmtool() { :; }\n"
+            f'sleep() {{ for disk in {self.devices}/*/block/*; do : >"{self.dev}/${{disk##*/}}"; done; }}\n'
         )
-        return subprocess.run(
-            ["sh", "-c", settle + script.replace("/sys/", f"{self.sys}/")], capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
+        script = script.replace("/sys/", f"{self.sys}/").replace("-b '/dev/", f"-e '{self.dev}/")
+        return subprocess.run(["sh", "-c", settle + script], capture_output=True, text=True, check=False)
 
 
 def test_disks_are_hidden_by_their_place_whatever_the_kernel_calls_them(tmp_path: Path) -> None:
@@ -96,6 +97,7 @@ def test_disks_come_back_in_the_order_of_their_names(tmp_path: Path) -> None:
     done = kernel.run(script)
     assert done.returncode == 0, done.stderr
     assert (kernel.sys / "class/scsi_host/host2/scan").read_text() == "0 1 0\n"
+    assert (kernel.dev / "sdaa").exists(), "the guest's commands find it"
 
 
 @pytest.mark.parametrize(
