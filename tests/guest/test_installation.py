@@ -5,6 +5,7 @@ Minutes each, and the network: run with PYBUILDER_TEST_LONG=1, as root (for chro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -100,7 +101,7 @@ class System:
         return done.stdout
 
     def run_until(self, script: str, wanted: str, *, user: str, seconds: int) -> None:
-        """Run a script in a terminal until it has printed a text, and end it."""
+        """Run a script in a terminal until it has printed a text; end it as QEMU's console is ended."""
         ours, theirs = os.openpty()
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", ENTER]
         process = subprocess.Popen(
@@ -122,6 +123,11 @@ class System:
                     part = b""
                 assert part, printed[-5000:].decode(errors="replace")
                 printed += part
+            os.write(ours, b"\x01x")
+            with contextlib.suppress(OSError):
+                while os.read(ours, 65536):
+                    pass
+            process.wait(timeout=60)
         finally:
             process.kill()
             process.wait()
@@ -220,6 +226,7 @@ def test_debian_packages(
     assert "PROBLEM" not in system.run(f"cd && {doctor}", user="person")
     assert "debian-12" in system.run(f"cd && {listing}", user="person")
     system.run_until(f"cd && {run}", "login:", user="person", seconds=1200)
+    shutil.rmtree(system.folder / "debian")
     system.run(f"apt-get -q -y purge {' '.join(names)}")
     assert system.files() == before
 

@@ -197,6 +197,28 @@ def check_draws(answer: Answer, recorded: frozenset[str]) -> None:
         raise ApplianceError("the resumed appliance repeats the random numbers of the saved one")
 
 
+def check_clock(uptimes: Sequence[float], age: float) -> None:
+    """Check that the appliance's clock does not run ahead, as it would in all copies of it.
+
+    A kernel that boots while the host is busy may take its processor for a slower one. Its seconds are too
+    short then, and a command's time limit would end too early.
+
+    Args:
+        uptimes: Seconds since the boot by that clock, at one moment.
+        age: Seconds since the hypervisor was started, by the host's.
+
+    Raises:
+        BusyError: It runs ahead.
+    """
+    if len(uptimes) != 1:
+        raise ApplianceError("the appliance did not print the time since its boot")
+    if uptimes[0] > age + 1:
+        raise BusyError(
+            "this host was so busy that the appliance's clock runs too fast: "
+            f"{uptimes[0]:.0f} seconds passed there, {age:.0f} here"
+        )
+
+
 def check_sizes(answer: Answer, expected: Sequence[int | None]) -> None:
     """Check the sizes of the disks that a resumed appliance sees."""
     if len(answer.sizes) != len(expected):
@@ -264,10 +286,11 @@ def save(connection: Connection, socket: Path, memory: str, new: Path, machine: 
     """
     # Nothing may run in the appliance between this and the write of the memory.
     began = read_answer(_shell(connection, renew_script())).uptimes
+    check_clock(began, time.time() - socket.stat().st_ctime)
     with os.fdopen(open_empty(new / DEVICES), "wb") as devices:
         monitor.write_devices(socket, devices.fileno(), lambda: _copy(memory, new), limit=_WRITE_LIMIT)
     answer = read_answer(_shell(connection, record_script()))
-    if len(began) != 1 or len(answer.uptimes) != 1 or len(set(answer.draws)) != CHAIN:
+    if len(answer.uptimes) != 1 or len(set(answer.draws)) != CHAIN:
         raise ApplianceError("the appliance did not print the random numbers that a copy of it would draw")
     if answer.uptimes[0] - began[0] > reseed_interval(began[0]) / 2:
         raise BusyError("this host was too busy to record the random numbers of the saved appliance")

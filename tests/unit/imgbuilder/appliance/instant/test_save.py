@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.appliance.instant import save
-from imgbuilder.appliance.instant.save import Answer, check_draws, check_sizes, read_answer, reseed_interval
+from imgbuilder.appliance.instant.save import (
+    Answer,
+    BusyError,
+    check_clock,
+    check_draws,
+    check_sizes,
+    read_answer,
+    reseed_interval,
+)
 from imgbuilder.errors import ApplianceError
 
 A, B, C = ("ab" * 32, "cd" * 32, "ef" * 32)
@@ -159,3 +167,12 @@ def test_sizes(seen: tuple[int, ...], expected: tuple[int | None, ...], fits: bo
 @pytest.mark.parametrize(("uptime", "seconds"), [(0.5, 1), (15, 7), (21.9, 10), (119, 59), (121, 60)])
 def test_interval_of_the_kernel(uptime: float, seconds: float) -> None:
     assert reseed_interval(uptime) == seconds
+
+
+def test_a_clock_that_runs_ahead_is_not_saved() -> None:
+    check_clock((16.3,), 16.0)
+    check_clock((16.3,), 60.0)
+    with pytest.raises(BusyError, match="516 seconds passed there, 100 here"):
+        check_clock((516.0,), 100.0)
+    with pytest.raises(ApplianceError):
+        check_clock((), 16.0)
