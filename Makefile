@@ -41,7 +41,7 @@ lint: setup
 	scripts/plain-english
 
 unit: setup
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -q --durations=10 $(UNIT)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -q --durations=10 $(UNIT)
 
 rows: setup  ## only the attacks, the faults, and the comparisons with virt-builder
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -q --durations=10 $(ROWS)
@@ -56,6 +56,7 @@ bench: setup  ## compare with virt-builder: the same lists, templates and operat
 	$(BIN)/python -m tests.bench.updates
 	$(BIN)/python -m tests.bench.publishing
 	$(BIN)/python -m tests.bench.scale
+	$(BIN)/python -m tests.bench.cluster
 	$(BIN)/python -m tests.bench.library
 
 fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes, 100,000 faults of servers, 5,000 filesystems; hours

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,9 @@ __all__ = ["keys"]
 # The time of an example depends on what else the machine does, so it is not a reason to fail.
 settings.register_profile("untimed", parent=settings.default, deadline=None, max_examples=examples(40))
 settings.load_profile("untimed")
+
+# jsonschema would spend two seconds in each process on the grammar of a format that no schema of ours has.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # Without this, a test that looks for templates would ask the public repository that comes with the package.
 os.environ["VIRT_BUILDER_DIRS"] = "/nonexistent"
@@ -51,7 +55,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 TOGETHER = {
-    "tests/test_packaging.py": "one wheel, and one environment with it",
     "tests/conformance/test_catalogue_browser.py": "one browser",
     "tests/conformance/test_list_oracle.py": "one set of repositories and locales",
 }

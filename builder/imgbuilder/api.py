@@ -44,6 +44,7 @@ from imgbuilder.customize.ops.system import (
     SelinuxRelabelExclude,
     Timezone,
 )
+from imgbuilder.customize.ops.windows import InjectBlnsvr, InjectQemuGa, InjectVirtioWin, WindowsRunner
 from imgbuilder.customize.passwords import Crypto, PasswordSelector, parse_selector
 from imgbuilder.customize.sysprep import IdentityFile
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
@@ -71,13 +72,14 @@ __all__ = [
     "Chmod", "Chown", "CloudInit", "Copy", "CopyIn", "Crypto", "CustomizeRequest", "Delete", "DiskError",
     "DiskFormat", "DiskKey", "Edit", "Event", "FetchError", "Firstboot", "FirstbootCommand",
     "FirstbootInstall", "GuestError", "Hostname", "HostsideMode",
-    "Install", "Link", "Mirror", "Mkdir", "Move",
+    "InjectBlnsvr", "InjectQemuGa", "InjectVirtioWin", "Install", "Link", "Mirror", "Mkdir", "Move",
     "NetworkMode", "NoLogfile", "NoSelinuxRelabel", "Notice", "OnError", "Operation", "OperationError",
     "OutputFormat", "PackageCache", "Password", "PasswordCrypto", "PasswordSelector", "Progress",
     "ProgressEnd", "PybuilderError", "Recipe", "Reporter", "RootPassword", "Run", "RunCommand", "Scrub",
     "Secret", "SelinuxRelabel", "SelinuxRelabelExclude", "Services", "Settings", "Severity", "SshInject",
     "StaticIp", "Step", "Sysprep", "TarIn", "Timezone", "Touch", "Truncate", "TruncateRecursive",
-    "TrustError", "Uninstall", "Update", "Upload", "UsageError", "User", "WorkspaceError", "Write",
+    "TrustError", "Uninstall", "Update", "Upload", "UsageError", "User", "WindowsRunner",
+    "WorkspaceError", "Write",
     "parse_key", "parse_selector", "parse_size", "read_recipe", "recipe_text", "summary",
 ]  # fmt: skip
 """The names of the interface: ``imgbuilder`` offers them and docs/api.md lists them."""

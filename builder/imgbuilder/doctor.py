@@ -89,8 +89,9 @@ def examine(
     yield kernel
     hypervisor = _program(hypervisor_name(), "--version", "running the appliance")
     yield hypervisor
-    forget(paths.state_dir())  # a user who runs the doctor wants KVM to be tried again
-    yield _kvm(on_event)
+    if hypervisor.health is Health.GOOD:
+        forget(paths.state_dir())  # a user who runs the doctor wants KVM to be tried again
+        yield _kvm(on_event)
     for name, argument, purpose in _PROGRAMS:
         yield _program(name, argument, purpose)
     for name, argument, purpose in _USEFUL:

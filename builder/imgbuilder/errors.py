@@ -11,6 +11,7 @@
         TransferCutError    a response broke off or stalled
       DiskError         a disk image or the space for it
       WorkspaceError    local files: no space, no permission
+      UploadError       a place on another machine, and what is put there
       ToolError         see imgindex.errors; here:
         ProgramKilledError  a signal ended a program that we had started
       TrustError        see imgindex.errors; here:
@@ -55,8 +56,8 @@ __all__ = [
     "NoAnswerError", "NotSignedError", "NotYetError", "OfflineError", "OperationError",
     "ProgramKilledError", "PybuilderError", "RepositoryError", "RolledBackError",
     "SignatureLostError", "SigningError", "SourceStateError", "StaleIndexError", "ToolError",
-    "TransferCutError", "TrustError", "UnfitError", "UsageError", "WorkspaceError", "WrongKeyError",
-    "WrongSizeError",
+    "TransferCutError", "TrustError", "UnfitError", "UploadError", "UsageError", "WorkspaceError",
+    "WrongKeyError", "WrongSizeError",
 ]  # fmt: skip
 
 
@@ -102,6 +103,10 @@ class DiskError(PybuilderError):
 
 class WorkspaceError(PybuilderError):
     """A local file or folder cannot be used: missing, not writable, or no space left."""
+
+
+class UploadError(PybuilderError):
+    """A file could not be put on another machine; what is served there is as valid as before."""
 
 
 class ProgramKilledError(ToolError):

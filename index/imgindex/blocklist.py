@@ -5,10 +5,11 @@ A client that has most blocks already, in an older disk of the same template, fe
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from imgindex.errors import RepositoryError
@@ -16,7 +17,7 @@ from imgindex.errors import RepositoryError
 BLOCK_SIZES = tuple(4096 << power for power in range(11))
 """Bytes that a block may have: 4 KiB to 4 MiB."""
 MOST_BLOCKS = 1 << 18
-"""Most blocks of a list, so that a reader needs at most 17 MB for it; larger disks have larger blocks."""
+"""Most blocks of a list, so that it has at most 17 MB; larger disks have larger blocks."""
 HEAD_SIZE = 192
 """Bytes of the first line."""
 ROOM = 1024
@@ -28,6 +29,11 @@ _HEAD = re.compile(
     rb"packed=([0-9]{1,19})(?: [ -~]*)?\n"
 )
 _RECORD = struct.Struct("<IIQ32s16s")
+_NUMBER = struct.Struct("<I")
+_DIGEST = 16
+"""Place of the block's digest in a record."""
+_AT_ONCE = _RECORD.size << 10
+"""Bytes of records that are read at once."""
 
 
 class Block(NamedTuple):
@@ -54,6 +60,22 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FileBytes:
+    """Bytes of an open file, from a place to its end; a slice is read when it is asked for."""
+
+    descriptor: int
+    end: int
+    start: int = 0
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _step = part.indices(len(self))
+        return os.pread(self.descriptor, stop - start, self.start + start)
+
+
+@dataclass(frozen=True)
 class BlockList:
     """The blocks of a disk in order; all others are zeros.
 
@@ -61,19 +83,35 @@ class BlockList:
         block_size: Bytes of a block; the last one of the disk may be shorter.
         size: Bytes of the disk.
         packed: Bytes of the zstd file.
-        records: The blocks, as in the file.
+        records: The blocks, as in the file: an object for each block of a long list would take 100 MB.
     """
 
     block_size: int
     size: int
     packed: int
-    records: bytes
+    records: bytes | memoryview | FileBytes
 
     def __len__(self) -> int:
         return len(self.records) // _RECORD.size
 
     def __iter__(self) -> Iterator[Block]:
-        return map(Block._make, _RECORD.iter_unpack(self.records))
+        for start in range(0, len(self.records), _AT_ONCE):
+            yield from map(Block._make, _RECORD.iter_unpack(self.records[start : start + _AT_ONCE]))
+
+    def __getitem__(self, place: int) -> Block:
+        start = place * _RECORD.size
+        return Block._make(_RECORD.unpack(self.records[start : start + _RECORD.size]))
+
+    def number(self, place: int) -> int:
+        """Return the number of the block at a place in the list."""
+        start = place * _RECORD.size
+        number: int = _NUMBER.unpack(self.records[start : start + _NUMBER.size])[0]
+        return number
+
+    def digest(self, place: int) -> bytes:
+        """Return the SHA-256 of the block at a place in the list."""
+        start = place * _RECORD.size + _DIGEST
+        return bytes(self.records[start : start + 32])
 
     def length_of(self, number: int) -> int:
         """Return the bytes of a block of the disk: fewer for the last one, if the size is uneven."""
@@ -85,7 +123,7 @@ class BlockList:
             f"pybuilder-blocklist 1 block={self.block_size} size={self.size} "
             f"count={len(self)} packed={self.packed}"
         )
-        return head.encode("ascii").ljust(HEAD_SIZE - 1) + b"\n" + self.records
+        return head.encode("ascii").ljust(HEAD_SIZE - 1) + b"\n" + self.records[:]
 
 
 def pack_blocks(blocks: Iterable[Block]) -> bytes:
@@ -102,11 +140,11 @@ def block_size_for(used: int) -> int:
     return next(fitting, BLOCK_SIZES[-1])
 
 
-def parse_blocklist(data: bytes, *, size: int, packed: int, where: str) -> BlockList:
+def parse_blocklist(data: bytes | FileBytes, *, size: int, packed: int, where: str) -> BlockList:
     """Read a block list, whose digest was checked.
 
     Args:
-        data: The file.
+        data: The file; if it is an open one, the list reads from it.
         size: Bytes of the disk by the index.
         packed: Bytes of the zstd file by the index.
         where: The source, for messages.
@@ -130,9 +168,10 @@ def parse_blocklist(data: bytes, *, size: int, packed: int, where: str) -> Block
         raise error(f"it is about other files, of {own_size} and {own_packed} bytes")
     if count > MOST_BLOCKS or len(data) != HEAD_SIZE + count * _RECORD.size:
         raise error(f"it has {len(data)} bytes for {count} blocks")
-    blocks = BlockList(block_size, size, packed, data[HEAD_SIZE:])
+    records = replace(data, start=HEAD_SIZE) if isinstance(data, FileBytes) else memoryview(data)[HEAD_SIZE:]
+    blocks = BlockList(block_size, size, packed, records)
     last, end = -1, 0
-    for number, length, offset, _digest, _packed_digest in _RECORD.iter_unpack(blocks.records):
+    for number, length, offset, _digest, _packed_digest in blocks:
         if number <= last or number * block_size >= size:
             raise error(f"block {number} is out of order, or behind the end of the disk")
         if not 0 < length <= block_size + ROOM or not end <= offset <= packed - length:

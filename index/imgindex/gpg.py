@@ -9,6 +9,7 @@ well (F6).
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import subprocess
 import tempfile
@@ -223,6 +224,7 @@ def _inspect(data: bytes, memory: KeyMemory | None) -> tuple[bytes, list[ListedK
     return keyring, keys
 
 
+@functools.lru_cache(maxsize=16)  # a publisher reads the same few key files at every step
 def _ask_gpg(data: bytes) -> tuple[bytes, list[ListedKey]]:
     """Let gpg read keys, armored or not, without keeping them and without starting an agent.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -95,13 +96,15 @@ class GpgSigner:
         digits = "".join(wanted.split()).upper().removeprefix("0X")
         usable: dict[str, str] = {}
         problems: list[str] = []
+        made = datetime.fromtimestamp(max(int(entry["date"]) for entry in listed), UTC)
         for entry in listed:
+            if int(entry["date"]) > time.time():
+                continue  # gpg 2.4 lists it as usable, and then does not sign with it
             signing, problem = choose_signing_key(entry, digits, exact=key.strip().endswith("!"))
             if signing is None:
                 problems.append(f"key {entry['fingerprint']} {problem}")
             else:
                 usable[entry["fingerprint"]] = signing
-        made = datetime.fromtimestamp(max(int(entry["date"]) for entry in listed), UTC)
         if not usable and made > datetime.now(UTC):
             raise SigningError(
                 f"the key {wanted!r} was made at {made:%Y-%m-%d %H:%M} UTC, which this machine's clock has "
@@ -212,4 +215,6 @@ def _signing_failed(fingerprint: str, messages: str) -> SigningError:
     hint = "try it by hand: gpg --clearsign --local-user KEY FILE"
     if "pinentry" in messages.lower() or "No passphrase" in messages or "No secret key" in messages:
         hint = "the key may be locked: unlock it once in a terminal, or let gpg-agent keep its passphrase"
+    if "Time conflict" in messages:
+        hint = "a key was made at a time that this machine's clock has not reached; set it (see: timedatectl)"
     return SigningError(f"key {fingerprint} cannot sign: {reason}", hint=hint)

@@ -238,13 +238,18 @@ def _complete(sent: int, size: int | None, answers: int) -> int:
 
 
 _WIDTH, _HEIGHT = 720, 200
-_LEFT, _BOTTOM, _TOP = 48, 28, 24
+_LEFT, _BOTTOM, _TOP = 48, 28, 40
 _MOST_BARS = 120
 """More days than that share bars of several days each."""
+_DIGIT = 7
+"""Pixels that a digit takes."""
 
 
 def bar_chart(title: str, days: Mapping[date, int], first: date, last: date) -> str:
-    """Draw downloads by day; days without any may be left out."""
+    """Draw downloads by day; days without any may be left out.
+
+    Each bar has its number above it where there is room; the highest one has it in any case.
+    """
     total = (last - first).days + 1
     step = -(-total // _MOST_BARS)
     groups = [
@@ -261,26 +266,38 @@ def bar_chart(title: str, days: Mapping[date, int], first: date, last: date) -> 
     )  # fmt: skip
     ET.SubElement(svg, "title").text = title
     style = {"font-family": "sans-serif", "font-size": "12", "fill": "currentColor"}
-    ET.SubElement(svg, "text", {"x": str(_LEFT), "y": "15", **style}).text = title
+
+    def write(text: str, x: float, y: float, anchor: str) -> None:
+        place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}
+        ET.SubElement(svg, "text", {**place, **style}).text = text
+
+    def line(y: float, **look: str) -> None:
+        place = {"x1": str(_LEFT), "x2": str(_WIDTH - 8), "y1": f"{y:.1f}", "y2": f"{y:.1f}"}
+        ET.SubElement(svg, "line", {**place, "stroke": "currentColor", **look})
+
     room = _HEIGHT - _TOP - _BOTTOM
     width = (_WIDTH - _LEFT - 8) / len(groups)
+    write(title, _LEFT, 15, "start")
+    for value in sorted({0, top // 2, top}):
+        y = _TOP + room - room * value / top
+        write(str(value), _LEFT - 6, y + 4, "end")
+        line(y, **({} if value == 0 else {"stroke-opacity": "0.2"}))
+    highest = max(range(len(groups)), key=lambda number: groups[number][1])
+    every = len(str(top)) * _DIGIT < width
     for number, (day, value) in enumerate(groups):
         height = room * value / top
+        x, y = _LEFT + number * width, _TOP + room - height
         bar = ET.SubElement(
-            svg, "rect", x=f"{_LEFT + number * width:.1f}", y=f"{_TOP + room - height:.1f}",
+            svg, "rect", x=f"{x:.1f}", y=f"{y:.1f}",
             width=f"{max(0.5, width - 1):.1f}", height=f"{height:.1f}", fill="#3b6ea5",
         )  # fmt: skip
         until = "" if step == 1 else f" and {step - 1} days more"
         ET.SubElement(bar, "title").text = f"{day}{until}: {value}"
-    base = str(_TOP + room)
-    ET.SubElement(svg, "line", x1=str(_LEFT), x2=str(_WIDTH - 8), y1=base, y2=base, stroke="currentColor")
-    for text, x, y, anchor in (
-        (str(top), _LEFT - 6, _TOP + 8, "end"),
-        ("0", _LEFT - 6, _TOP + room, "end"),
-        (str(first), _LEFT, _HEIGHT - 8, "start"),
-        (str(last), _WIDTH - 8, _HEIGHT - 8, "end"),
-    ):
-        place = {"x": str(x), "y": str(y), "text-anchor": anchor}
-        ET.SubElement(svg, "text", {**place, **style}).text = text
+        if value and (every or number == highest):
+            middle = x + (width - 1) / 2
+            edge = len(str(value)) * _DIGIT / 2
+            write(str(value), min(max(middle, _LEFT + edge), _WIDTH - 8 - edge), y - 4, "middle")
+    write(str(first), _LEFT, _HEIGHT - 8, "start")
+    write(str(last), _WIDTH - 8, _HEIGHT - 8, "end")
     ET.indent(svg)
     return ET.tostring(svg, encoding="unicode") + "\n"

@@ -14,8 +14,8 @@ from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import keep_log
 from imgbuilder.customize.firstboot import read_firstboot
-from imgbuilder.customize.identities import TASKS
 from imgbuilder.customize.run import customize
+from imgbuilder.customize.syspreptasks import TASKS
 from imgbuilder.errors import PybuilderError
 from imgbuilder.events import ignore
 from imgbuilder.guests.ports import CommandResult

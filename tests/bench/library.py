@@ -5,7 +5,8 @@
 
 Signatures, files, records and rsync are real; the images are of a mebibyte, and their guests in memory, so
 that only what grows with the number of templates counts. Each command runs once, in this process; its time
-and that of the programs that it starts are added up. Results go to bench-results/.
+and that of the programs that it starts are added up. The row about pages is the time by the clock in which
+Chromium loads them and shows the result of a search. Results go to bench-results/.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ import json
 import lzma
 import os
 import resource
+import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from imgbuilder.host.hashing import Fingerprint
 from imgindex.model import Entry, Index, Note
 from imgrepo.cli.main import run
+from imgrepo.sharing.serve import PublishedFolderServer
 from imgrepo.webroot.entries import published_name
 from imgrepo.webroot.state import Published, write_state
+from tests.conformance.browser import open_browser
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import SIZE, Repository
 
@@ -79,6 +84,42 @@ def measure(repository: Repository, words: list[str], code: int = 0) -> float:
     return processor_time() - before
 
 
+_SEARCH = """
+const [total, done] = arguments;
+const count = document.getElementById("count"), search = document.getElementById("filter-text");
+const frame = () => new Promise((next) => requestAnimationFrame(() => setTimeout(next)));
+(async () => {
+  while (count.textContent !== `${total} images`) await frame();
+  const ready = performance.now();
+  search.value = "template 7";
+  search.dispatchEvent(new Event("input", {bubbles: true}));
+  await frame();
+  const shown = performance.now();
+  done(count.textContent.endsWith(` of ${total} images`) ? [ready / 1000, (shown - ready) / 1000] : []);
+})();
+"""
+
+
+def search_seconds(folder: Path, count: int) -> float:
+    """Load the pages in Chromium and search; the best of three."""
+    server = PublishedFolderServer(folder, ("127.0.0.1", 0), lambda _line: None)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        with open_browser() as browser:
+            found: list[float] = []
+            for _ in range(3):
+                browser.driver.get("about:blank")
+                browser.driver.get(f"http://127.0.0.1:{server.server_port}/catalogue/index.html")
+                ready, search = browser.driver.execute_async_script(_SEARCH, count)
+                found.append(ready + search)
+            return min(found)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 def rows(base: Path, count: int, keys: KeyMaker, key: str) -> dict[str, float]:
     """Measure all commands on a library."""
     repository = make_library(base, count, keys, key)
@@ -94,6 +135,8 @@ def rows(base: Path, count: int, keys: KeyMaker, key: str) -> dict[str, float]:
     found["publish, one change"] = measure(repository, ["publish", library])
     found["catalogue"] = measure(repository, ["catalogue", library])
     found["catalogue, nothing changed"] = measure(repository, ["catalogue", library])
+    if shutil.which("chromium") and shutil.which("chromedriver"):
+        found["pages: load and search"] = search_seconds(repository.web, count)
     measure(repository, ["upload", library, target])
     found["upload, nothing changed"] = measure(repository, ["upload", library, target])
     return found

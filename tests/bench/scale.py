@@ -34,8 +34,8 @@ from typing import NamedTuple
 
 import psutil
 
+from imgbuilder.cache.assemble import Update, fetch_list
 from imgbuilder.cache.supply import spans_of
-from imgbuilder.cache.update import Update, fetch_list
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
 from imgbuilder.disk.diskimage import DiskFormat
@@ -116,7 +116,7 @@ class Template:
             if version != self.revisions[held][number]:
                 blocks.append(Block(number, length, end, b"", b""))
             end += length
-        spans = spans_of(blocks)
+        spans = [*spans_of(blocks)]
         size = sum(span.end - span.start for span in spans)
         return Cost(1, WHOLE) if size > 0.6 * XZ else Cost(len(spans), size)
 
@@ -192,7 +192,7 @@ def measure(nginx: str, folder: Path, clients: int) -> Measured:
     site.mkdir()
     blocks, entry = _publish(new, site)
     have = {hashlib.sha256(piece).digest() for piece in _pieces(old)}
-    spans = spans_of([block for block in blocks if block.digest not in have])
+    spans = [*spans_of(block for block in blocks if block.digest not in have)]
     whole = site / "a" / entry.file
     for name in "bcd":
         (site / name).symlink_to("a")
@@ -247,9 +247,13 @@ def _client(work: tuple[str, Sequence[str], Entry, Path, str]) -> float:
     first, *mirrors = (f"{url}/{name}/index" for name in addresses)
     selection = Selection(Source("s", first, mirrors=tuple(mirrors)), entry, f"{url}/a/{entry.file}")
     fetcher, started = SourceFetcher(), time.process_time()
-    blocks = fetch_list(selection, fetcher, ignore)
-    assert blocks is not None
-    with tempfile.TemporaryFile(dir="/var/tmp") as target, old.open("rb") as seed:
+    with (
+        tempfile.TemporaryFile(dir="/var/tmp") as target,
+        tempfile.TemporaryFile(dir="/var/tmp") as place,
+        old.open("rb") as seed,
+    ):
+        blocks = fetch_list(selection, fetcher, place, ignore)
+        assert blocks is not None
         update = Update(selection, blocks, blocks.packed, fetcher, ignore)
         assert update.fill(target.fileno(), [seed.fileno()])
         assert hashlib.file_digest(target, "sha512").hexdigest() == digest, "a wrong disk"
@@ -332,6 +336,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     measured = None
+    if options.nginx is not None and shutil.which(options.nginx) is None:
+        parser.error(f"--nginx {options.nginx}: this program is not there, or cannot be run")
     if options.nginx is None:
         print("nginx is not installed, so its processor time is not measured: apt-get install nginx-light")
     else:

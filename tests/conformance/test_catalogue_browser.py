@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgrepo.catalogue.model import Picture
-from imgrepo.catalogue.render import render
+from imgrepo.catalogue.render import ROWS_PER_PAGE, render
 from imgrepo.sharing.serve import PublishedFolderServer
 from tests.conformance.browser import PICTURES, Browser, open_browser
 from tests.fakes.catalogues import downloads, make_example, make_library, make_site, png
@@ -31,6 +31,9 @@ pytestmark = pytest.mark.timeout(180)
 ALL = ["Snake in the terminal", "A web server of Debian 12", "Debian GNU/Linux 12 (bookworm)"]
 WEB = "templates/debian-web/x86_64.html"
 PAGES = ("index.html", WEB, "templates/plain/x86_64.html", "calendar/index.html", "calendar/2099.html")
+
+
+_LATER = "const now = Date.now; Date.now = () => now() + 20.5 * 86400000; Object.freeze(Date)"
 
 
 class Site:
@@ -130,6 +133,23 @@ def test_search_and_filters_narrow_the_list(browser: Browser, site: Site) -> Non
     driver.get("about:blank")
     driver.get(f"{site.url}index.html#licence=GPL-2.0-or-later")
     wait_for(browser, ["A web server of Debian 12"])
+    Select(driver.find_element(By.ID, "filter-licence")).select_by_index(0)
+    Select(driver.find_element(By.ID, "filter-state")).select_by_visible_text("booted")
+    wait_for(browser, ["A web server of Debian 12"])
+    driver.get("about:blank")
+    driver.get(f"{site.url}index.html#state=new")
+    wait_for(browser, ALL)
+    assert [one.text for one in driver.find_elements(By.CSS_SELECTOR, ".badges li")].count("new") == 3
+    # The browser says how old they are, by its own clock: neither the new nor the old ones are new for ever.
+    later = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _LATER})
+    driver.get("about:blank")
+    driver.get(f"{site.url}index.html#state=new")
+    wait_for(browser, [])
+    driver.find_element(By.ID, "reset").click()
+    ages = [one.text for one in driver.find_elements(By.CSS_SELECTOR, "time.age")]
+    assert ages == ["published 20 days ago"] * 3
+    assert "new" not in [one.text for one in driver.find_elements(By.CSS_SELECTOR, ".badges li")]
+    driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", later)
     driver.get("about:blank")
     driver.get(f"{site.url}index.html#tag=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&q=snake")
     wait_for(browser, ["Snake in the terminal"])  # a tag that does not exist filters nothing
@@ -161,6 +181,65 @@ def test_packages_are_searched_and_the_list_is_sorted(browser: Browser, site: Si
             assert browser.barriers() == []
             assert browser.wide_by() <= 0
         browser.screen(1200)
+
+
+def test_a_long_list_comes_in_parts_and_is_searched_as_a_whole(site: Site) -> None:
+    """By itself, as a folder without a server, and without scripts."""
+    folder, total = site.server.folder / "long", ROWS_PER_PAGE * 2 + 5
+    picture = Picture("x.png", 3, 4)
+    pages = [
+        dataclasses.replace(
+            hostile_page(HOSTILE[at % 5]), name=f"n{at}", path=f"templates/n{at}.html", title=f"Number {at}",
+            picture=picture, thumbnail=picture, notice="",
+        )
+        for at in range(total)
+    ]  # fmt: skip
+    files = render(site_of(*pages)) | {"x.png": png(3, 4)}
+    try:
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        with open_browser() as browser:
+            driver = browser.driver
+            driver.get(f"{site.origin}long/index.html")
+            counted = driver.find_element(By.ID, "count")
+            WebDriverWait(driver, 20).until(lambda _driver: counted.text == f"{total} images")
+            assert len(driver.find_elements(By.CSS_SELECTOR, "#list > li")) == ROWS_PER_PAGE
+            assert not driver.find_element(By.ID, "pages").is_displayed()
+            more = driver.find_element(By.CSS_SELECTOR, "#more button")
+            more.send_keys(Keys.ENTER)
+            assert driver.switch_to.active_element.text == f"Number {ROWS_PER_PAGE}"
+            more.send_keys(Keys.ENTER)
+            assert len(driver.find_elements(By.CSS_SELECTOR, "#list > li")) == total
+            assert not more.is_displayed()
+            assert browser.barriers() == []
+            search = driver.find_element(By.ID, "filter-text")
+            search.send_keys(f"number {total - 1}")
+            wait_for(browser, [f"Number {total - 1}"])
+            assert browser.complaints() == []
+            driver.get((folder / "index.html").as_uri())
+            search = driver.find_element(By.ID, "filter-text")
+            search.send_keys("number 99")
+            wait_for(browser, ["Number 99"])
+            assert driver.find_element(By.ID, "pages").is_displayed()
+            browser.without_scripts()
+            driver.get(f"{site.origin}long/index.html")
+            driver.find_element(By.LINK_TEXT, "3").click()
+            assert shown(browser) == [f"Number {at}" for at in range(ROWS_PER_PAGE * 2, total)]
+            browser.picture("long-list-without-javascript")
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_package_is_found_in_a_version(browser: Browser, site: Site) -> None:
+    driver = browser.driver
+    for words, found in (("bash 5.2", True), ("bash 1.2", False), ("zlib1g 1.2", True), ("2.36", True)):
+        driver.get("about:blank")
+        driver.get(f"{site.url}index.html#q={words}")
+        WebDriverWait(driver, 20).until(
+            lambda _driver: any(url.endswith("packages.json") for url in browser.requests())
+        )
+        wait_for(browser, ["A web server of Debian 12"] if found else [])
 
 
 def test_the_copy_button_copies_the_command(browser: Browser, site: Site) -> None:

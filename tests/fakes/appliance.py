@@ -20,6 +20,13 @@ from imgbuilder.events import Reporter
 from imgbuilder.guests.ports import FilesystemUse, ProbedDevice
 from tests.fakes.guest import FakeGuest
 
+WINDOWS = {
+    "systemroot": "/Windows", "system_hive": "/Windows/System32/config/SYSTEM",
+    "software_hive": "/Windows/System32/config/SOFTWARE", "current_control_set": "ControlSet001",
+    "major": "10", "minor": "0", "drive": "C",
+}  # fmt: skip
+"""The facts of inspection about a Windows."""
+
 
 @dataclass
 class FakeFilesystem:
@@ -35,6 +42,7 @@ class FakeFilesystem:
         subvolume: The one that is mounted by default.
         array: An array's own name.
         array_uuid: An array's UUID.
+        probe: The answer of ntfs-3g.probe.
     """
 
     kind: str = "ext4"
@@ -46,6 +54,7 @@ class FakeFilesystem:
     subvolume: str = ""
     array: str = ""
     array_uuid: str = ""
+    probe: int = 0
 
 
 @dataclass
@@ -60,6 +69,7 @@ class FakeDisk:
         guids: GUIDs of partitions.
         names: Names of partitions.
         volumes: Logical volumes, and the physical volume of each.
+        lvm: UUIDs of physical volumes and volume groups.
     """
 
     filesystems: dict[int, FakeFilesystem] = field(default_factory=dict)
@@ -69,6 +79,7 @@ class FakeDisk:
     guids: dict[int, str] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
+    lvm: dict[str, str] = field(default_factory=dict)
 
 
 class FakeAppliance(FakeGuest):
@@ -120,6 +131,11 @@ class FakeAppliance(FakeGuest):
     def filesystem_uuid(self, device: str) -> str:
         return self._filesystem(device).uuid
 
+    def set_filesystem_uuid(self, device: str, new: str) -> None:
+        assert not self._mounted
+        self._do("set_filesystem_uuid", device)
+        self._filesystem(device).uuid = new
+
     def block_devices(self) -> list[ProbedDevice]:
         parts = {
             f"{name}{number}": (disk.guids.get(number, ""), disk.names.get(number, ""))
@@ -165,6 +181,7 @@ class FakeAppliance(FakeGuest):
             raise GuestCallError(f"mount: {device}: wrong fs type", errno_name="EINVAL")
         if path == "/":
             self.root = filesystem.guest.root
+            self.hives = filesystem.guest.hives
         self._mounted[device] = path
 
     def unmount_all(self) -> None:
@@ -221,6 +238,15 @@ class FakeAppliance(FakeGuest):
     def volumes(self) -> list[str]:
         return list(self._volumes())
 
+    def lvm_uuids(self) -> dict[str, str]:
+        return {name: item for disk in self._seen().values() for name, item in disk.lvm.items()}
+
+    def renew_lvm_uuids(self) -> None:
+        assert not self._mounted
+        self._do("renew_lvm_uuids", "")
+        for disk in self._seen().values():
+            disk.lvm = {name: item[::-1] for name, item in disk.lvm.items()}
+
     def luks_uuid(self, device: str) -> str:
         return self._filesystem(device).uuid
 
@@ -261,6 +287,15 @@ class FakeAppliance(FakeGuest):
         return {"type": "linux"} | next(
             disk.roots[root] for disk in self._seen().values() if root in disk.roots
         )
+
+    def inspect_windows(self, root: str) -> dict[str, str]:
+        facts = self.inspect_facts(root)
+        if facts["type"] != "windows":
+            raise GuestCallError("inspect_get_windows_systemroot: not a Windows guest")
+        return WINDOWS | facts
+
+    def probe_ntfs(self, device: str) -> int:
+        return self._filesystem(device).probe
 
     def inspect_mountpoints(self, root: str) -> dict[str, str]:
         return {"/": root}

@@ -97,5 +97,6 @@ def _xz(content: bytes) -> bytes:
     return lzma.compress(content, preset=0)
 
 
+@functools.cache
 def _sha512(data: bytes) -> str:
     return hashlib.sha512(data).hexdigest()

@@ -100,4 +100,5 @@ class Stub:
         return int((self.folder / "alive").read_text())
 
     def started(self) -> bool:
-        return (self.folder / "alive").exists()
+        alive = self.folder / "alive"
+        return alive.exists() and alive.read_text() != ""

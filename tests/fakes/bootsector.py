@@ -20,7 +20,12 @@ _CODE = bytes.fromhex(
 )
 
 
-SECTOR = (_CODE + GREETING).ljust(510, b"\0") + b"\x55\xaa"
+def sector(greeting: bytes = GREETING) -> bytes:
+    """Return the guest, with another greeting."""
+    return (_CODE + greeting).ljust(510, b"\0") + b"\x55\xaa"
+
+
+SECTOR = sector()
 
 
 def make_guest(path: Path) -> Path:

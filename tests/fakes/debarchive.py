@@ -23,12 +23,14 @@ class DebArchive:
         keys: Signs the lists.
         key: With this key.
         suites: Source packages by suite: name, version, and files by name.
+        packages: The text of the list of binary packages of each suite that has one.
     """
 
     root: Path
     keys: KeyMaker
     key: str
     suites: dict[str, list[tuple[str, str, dict[str, bytes]]]] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
 
     def add(self, suite: str, name: str, version: str, **more: bytes) -> dict[str, bytes]:
         """Put a source package into a suite; return its files."""
@@ -83,5 +85,12 @@ class DebArchive:
                 f"SHA256:\n {'0' * 64}      7 main/source/Release\n"
                 f" {sha256(packed)} {len(packed):>8} main/source/Sources.xz\n"
             )
+            if suite in self.packages:
+                data = self.packages[suite].encode()
+                path = self.root / "dists" / suite / "main/binary-amd64/Packages"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                release += f" {sha256(data)} {len(data)} main/binary-amd64/Packages\n"
+                release = f"Architectures: amd64\n{release}"
             signed = self.keys.sign(release, self.key)
             (self.root / "dists" / suite / "InRelease").write_bytes(signed)

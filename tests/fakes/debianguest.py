@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.facts import System, read_facts
 from imgbuilder.customize.operation import Operation
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
+from tests.fakes.windows import WINDOWS_FACTS
 
 DEBIAN = (
     'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\n'
@@ -52,7 +53,9 @@ def fill_debian(guest: FakeGuest) -> FakeGuest:
 
 def context_of(guest: FakeGuest, **changes: Any) -> GuestContext:
     """Return the context that a build makes, with changes."""
-    return GuestContext(**{"facts": read_facts(guest), "arch": "x86_64", **changes})
+    facts = read_facts(guest)
+    windows = WINDOWS_FACTS if facts.system is System.WINDOWS else None
+    return GuestContext(**{"facts": facts, "arch": "x86_64", "windows": windows, **changes})
 
 
 def apply(guest: FakeGuest, keyword: str, text: str = "", **changes: Any) -> Operation:

@@ -6,13 +6,14 @@ import re
 
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
+from tests.fakes.windows import fill_windows
 
 _SYSTEMD = "/etc/systemd/system/"
 _ENABLED = f"{_SYSTEMD}multi-user.target.wants/"
 _NETWORKD, _MANAGER = f"{_ENABLED}systemd-networkd.service", f"{_ENABLED}NetworkManager.service"
 _IFUPDOWN = "/sbin/ifup /etc/network/interfaces"
 _OPENRC = "/etc/runlevels/default/ /sbin/openrc-run /etc/init.d/"
-KINDS = {
+KINDS: dict[str, tuple[str, str]] = {
     "Debian 11-13": ("ID=debian\nVERSION_ID=12", f"/usr/bin/apt-get {_SYSTEMD} /etc/init.d/ {_IFUPDOWN}"),
     "Debian, Devuan without systemd": (
         "ID=devuan\nID_LIKE=debian",
@@ -42,7 +43,7 @@ KINDS = {
     "OpenWrt": ("ID=openwrt\nVERSION_ID=24.10", "/bin/opkg /etc/dropbear/ /etc/config/system"),
     "other Linux with systemd": ("ID=clear-linux-os", f"/usr/bin/swupd {_SYSTEMD}"),
     "other Linux": ("ID=buildroot", "/etc/inittab"),
-    "Windows": (None, "/Windows/System32/cmd.exe"),
+    "Windows": ("", ""),
     "FreeBSD": ("ID=freebsd", "/bin/freebsd-version"),
 }
 """By name: its os-release, and the paths that it has; folders end with a slash."""
@@ -54,13 +55,13 @@ def guest_of(kind: str) -> FakeGuest:
     """Return a guest of a kind, with two users and some files."""
     release, paths = KINDS[kind]
     guest = FakeGuest()
+    if kind == "Windows":
+        return fill_windows(guest)
     for path in paths.split():
         if path.endswith("/"):
             guest.add_dir(path.rstrip("/"))
         else:
             guest.add(path, mode=0o755)
-    if release is None:
-        return guest
     if release:
         guest.add("/etc/os-release", f"{release}\n")
     if kind == "SLES 11":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from imgbuilder.errors import GuestCallError
 from imgbuilder.guests.ports import LARGEST_TEXT, CommandResult, FileStatus
+from imgbuilder.guests.registry import RegistryKey, RegistryValue
 from imgbuilder.host import localtree
 
 Answer = CommandResult | Callable[[str], CommandResult]
@@ -93,6 +94,8 @@ class FakeGuest:
         self._answers: list[tuple[re.Pattern[str], Answer]] = []
         self._folders = 0
         self.has_setfiles = False
+        self.hives: dict[str, dict[tuple[str, ...], dict[str, RegistryValue]]] = {}
+        """The keys of each hive, by their paths in lower case, with their values."""
 
     # Setting up
 
@@ -384,6 +387,21 @@ class FakeGuest:
     def unmount(self, path: str) -> None:
         self.calls.append(("unmount", path))
         self._find(path).children.clear()
+
+    def read_registry(self, hive: str, key: Sequence[str]) -> dict[str, RegistryValue] | None:
+        self._file(hive)
+        if hive not in self.hives:
+            raise _fail(errno.EINVAL, hive)
+        return self.hives[hive].get(tuple(name.lower() for name in key))
+
+    def edit_registry(self, hive: str, keys: Sequence[RegistryKey]) -> None:
+        self.calls.append(("edit_registry", hive))
+        self._file(hive)
+        for key in keys:
+            path = tuple(name.lower() for name in key.path)
+            for depth in range(len(path)):
+                self.hives[hive].setdefault(path[: depth + 1], {})
+            self.hives[hive][path].update(key.values)
 
     def sh(
         self,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from imgbuilder.host import process
 
@@ -23,3 +27,20 @@ def usable(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def loop_device(backing: Path) -> Iterator[Path]:
+    """Yield a loop device over a file; the test is skipped where that is not possible."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make loop devices")
+    done = process.run(["losetup", "--find", "--show", "--partscan", backing], check=False)
+    if done.status != 0:
+        pytest.skip(f"loop devices do not work here: {done.stderr.strip()}")
+    path = Path(done.stdout.decode().strip())
+    try:
+        if not usable(path):
+            pytest.skip(f"{path} cannot be opened here")
+        yield path
+    finally:
+        system("losetup", "--detach", path)

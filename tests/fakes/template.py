@@ -24,7 +24,7 @@ from tests.fakes.operations import parse_operation
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB
-_SECONDS = itertools.count()
+_SECONDS = itertools.count(1)
 _TABLE = b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096\n"
 
 
@@ -66,6 +66,16 @@ def _packed(image_format: str, mark: bytes) -> bytes:
         return subprocess.run(["xz", "-0c", image], check=True, capture_output=True).stdout
 
 
+@functools.cache
+def _public(keys: KeyMaker, key: str) -> bytes:
+    return keys.export(key)
+
+
+@functools.cache
+def _first_index(keys: KeyMaker, key: str, entry: Entry) -> bytes:
+    return keys.sign(write_index(Index((entry,))), key)
+
+
 @dataclass(frozen=True)
 class Site:
     """A signed source in a local folder.
@@ -97,7 +107,7 @@ class Site:
         place = folder / "pybuilder" / "repos.d"
         place.mkdir(parents=True, exist_ok=True)
         public = self.folder / "key.gpg"
-        public.write_bytes(self.keys.export(self.key))
+        public.write_bytes(_public(self.keys, self.key))
         lines = {"uri": str(self.index), "gpgkey": str(public), **fields}
         text = "".join(f"{key}={value}\n" for key, value in lines.items() if value)
         (place / "test.conf").write_text(f"[test]\n{text}")
@@ -114,7 +124,7 @@ def make_site(folder: Path, keys: KeyMaker, *, template_format: str = "raw", mar
         sha512=hashlib.sha512(content).hexdigest(), compressed_size=len(content), expand="/dev/sda2",
     )  # fmt: skip
     site = Site(folder, entry, keys, keys.publisher)
-    site.sign()
+    site.index.write_bytes(_first_index(keys, site.key, entry))
     return site
 
 

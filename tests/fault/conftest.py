@@ -7,6 +7,11 @@ import ssl
 import pytest
 import trustme
 
+from tests.unit.imgbuilder.conftest import home, publisher_keys, pybuilder
+from tests.unit.imgrepo.conftest import pin, repository, signing_key
+
+__all__ = ["home", "pin", "publisher_keys", "pybuilder", "repository", "signing_key"]
+
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:

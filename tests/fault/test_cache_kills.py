@@ -139,8 +139,11 @@ def calls_of(work: Work, folder: Path) -> dict[str, int]:
     """Count the calls of an undisturbed run."""
     trace = folder / "trace"
     work.prepare()
+    assert work.workers.run(**work.wishes).right  # it imports what is imported late
+    work.prepare()
     outcome = work.workers.traced(f"--trace={','.join(CALLS)}", "--output", str(trace), **work.wishes)
     assert outcome.right, outcome.said
+    assert ".py" not in trace.read_text(), "a module is imported: an error would fall on it"
     counts = count_calls(trace.read_text(), CALLS)
     assert counts.keys() >= {"openat", "pwrite64", "fsync", "rename", "flock"}
     return counts

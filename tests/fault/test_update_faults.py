@@ -120,15 +120,16 @@ KINDS: list[Fault] = [
 
 
 class Liar:
-    """Answers like ``good``, but some answers have a fault."""
+    """Answers like ``good``, but some answers have a fault, each another one."""
+
+    _numbers = itertools.count()
 
     def __init__(self, good: Callable[[bytes], bytes], counts: Counter[str]) -> None:
         self._good, self._counts = good, counts
-        self._number = itertools.count()
         self.share = 0.0
 
     def __call__(self, head: bytes) -> bytes:
-        rng = random.Random(f"{SEED} {next(self._number)}")
+        rng = random.Random(f"{SEED} {next(self._numbers)}")
         reply = self._good(head)
         if rng.random() >= self.share:
             return reply

@@ -1,8 +1,9 @@
 """Processes that fill a cache, to be killed, stopped and lied to from outside.
 
 One process loads everything once and forks a child for each run, so that a run
-costs milliseconds. A child stops itself before it begins; strace can be attached
-then, and sees nothing but the work itself.
+costs milliseconds. What a good run imported late, the process loads for the next ones.
+A child stops itself before it begins; strace can be attached then, and sees nothing
+but the work itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SHA = hashlib.sha512(PACKED).hexdigest()
 RIGHT, CLEAN_ERROR, TRACEBACK = 0, 10, 11
 
 _PROGRAM = """
-import hashlib, json, os, resource, signal, socket, sys, traceback
+import hashlib, importlib, json, os, resource, signal, socket, sys, traceback
 from pathlib import Path
 import filelock
 from imgbuilder.cache.store import open_cache
@@ -42,6 +43,8 @@ from imgbuilder.host.interrupts import Interrupted, interruptible
 from imgindex.model import Entry, FurtherFile
 
 pipe = socket.socket(fileno=int(sys.argv[1]))  # not write(2), which the test may replace
+imports, report_imports = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+imports.setblocking(False)
 
 def paused(name, real):
     def step(*arguments, **named):
@@ -87,19 +90,32 @@ def work(wish):
     except BaseException:
         return {"traceback": traceback.format_exc(), "printed": printed}, 11
 
+def load_what_was_imported():
+    try:
+        names = json.loads(imports.recv(1 << 16))
+    except BlockingIOError:
+        return  # not a good run
+    for name in names:
+        importlib.import_module(name)
+
 for line in sys.stdin:
     wish = json.loads(line)
     child = os.fork()
     if child == 0:
         if wish["stopped"]:
             os.kill(os.getpid(), signal.SIGSTOP)
+        known = set(sys.modules)
         answer, code = work(wish)
+        if code == 0:
+            report_imports.send(json.dumps(sorted(set(sys.modules) - known)).encode())
         pipe.send(b"done " + json.dumps(answer).encode())
         os._exit(code)
     if wish["stopped"]:
         os.waitpid(child, os.WUNTRACED)
     print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
+    status = os.waitpid(child, 0)[1]
+    load_what_was_imported()
+    print(status, flush=True)
 """
 
 

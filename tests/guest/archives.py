@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import os
+import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.fakes.keys import KeyMaker
 from tests.guest.machine import HOST
 
 
@@ -29,23 +33,71 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def rpm_repository(folder: Path) -> Path:
-    """Make a repository of one package, which says a word in /usr/share, and its update."""
+_WORDS = (("word", "1"), ("word", "2"), ("other", "1"), ("forged", "1"))
+"""Packages with their version in a file in /usr/share; the last one is never signed."""
+
+
+def rpm_repository(folder: Path, keys: KeyMaker | None = None) -> Path:
+    """Make a repository of rpm packages; with keys, the index and the packages are signed."""
     repository = folder / "repository"
-    for version in ("1", "2"):
-        spec = folder / f"word-{version}.spec"
+    for name, version in _WORDS:
+        spec = folder / f"{name}-{version}.spec"
         spec.write_text(
-            f"Name: word\nVersion: {version}\nRelease: 1\nSummary: A word\nLicense: Public\n"
+            f"Name: {name}\nVersion: {version}\nRelease: 1\nSummary: A word\nLicense: Public\n"
             "BuildArch: noarch\n%description\nA word.\n%install\nmkdir -p %{buildroot}/usr/share\n"
-            f"echo {version} >%{{buildroot}}/usr/share/word\n%files\n/usr/share/word\n"
+            f"echo {version} >%{{buildroot}}/usr/share/{name}\n%files\n/usr/share/{name}\n"
         )
         subprocess.run(
             ["rpmbuild", "-bb", "--quiet", f"--define=_topdir {folder}/build",
              f"--define=_rpmdir {repository}", spec],
             check=True, capture_output=True,
         )  # fmt: skip
+    if keys is not None:
+        defines = {"__gpg": shutil.which("gpg"), "_gpg_name": keys.publisher, "_gpg_path": keys.home}
+        signed = [path for path in repository.rglob("*.rpm") if not path.name.startswith("forged")]
+        subprocess.run(
+            ["rpmsign", "--addsign", *(f"--define={name} {text}" for name, text in defines.items()), *signed],
+            check=True, capture_output=True,
+        )  # fmt: skip
     subprocess.run(["createrepo_c", "--quiet", repository], check=True)
+    if keys is not None:
+        index = repository / "repodata/repomd.xml"
+        Path(f"{index}.asc").write_bytes(_signature(keys, index, "--armor"))
+        Path(f"{index}.key").write_bytes(keys.export(keys.publisher, armor=True))
     return repository
+
+
+def pacman_repository(folder: Path, keys: KeyMaker) -> Path:
+    """Make a signed repository of the same for pacman; its folder ``next`` has what comes later."""
+    repository = folder / "words"
+    for name, version in _WORDS:
+        place = repository / "next" if name == "forged" or version == "2" else repository
+        place.mkdir(parents=True, exist_ok=True)
+        tree = folder / f"{name}-{version}"
+        (tree / "usr/share").mkdir(parents=True)
+        (tree / "usr/share" / name).write_text(f"{version}\n")
+        (tree / ".PKGINFO").write_text(
+            f"pkgname = {name}\npkgbase = {name}\npkgver = {version}-1\narch = any\nsize = 10\n"
+            "builddate = 1700000000\nlicense = PD\n"
+        )
+        package = place / f"{name}-{version}-1-any.pkg.tar.gz"
+        subprocess.run(["bsdtar", "-czf", package, "-C", tree, ".PKGINFO", "usr"], check=True)
+        subprocess.run(
+            ["repo-add", "-q", place / "words.db.tar.gz", package], check=True, capture_output=True
+        )
+        if name != "forged":
+            Path(f"{package}.sig").write_bytes(_signature(keys, package))
+    for index in repository.rglob("words.db"):
+        signature = Path(f"{index}.sig")
+        signature.write_bytes(_signature(keys, index))
+        for file in (index, signature):  # pacman asks for newer ones
+            later = time.time() + (3600 if index.parent.name == "next" else 0)
+            os.utime(file, (later, later))
+    return repository
+
+
+def _signature(keys: KeyMaker, file: Path, *options: str) -> bytes:
+    return keys.gpg("--local-user", keys.publisher, *options, "--detach-sign", data=file.read_bytes())
 
 
 def deb_repository(folder: Path) -> Path:

@@ -38,6 +38,9 @@ USER = f"pybuilder-test{os.getpid()}"
 """Of this session alone: its end removes the user and ends all that the user runs."""
 
 
+_MAKING = 3000
+"""Seconds that making the template or its publication may take, or waiting for another process that does."""
+
 _KEEP = 86400
 """Seconds that what other code made stays in the cache after it was last used."""
 
@@ -83,9 +86,16 @@ The first makes the template and its publication, which the next three do not ne
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, so that all workers end at the same time."""
+    """Put the longest files first, so that all workers end at the same time.
+
+    The time-out of a test is for the test: who makes the template, and who waits for it, has limits below.
+    """
     places = {f"test_{name}": place for place, name in enumerate(ORDER, start=-len(ORDER))}
     items.sort(key=lambda item: places.get(item.path.stem, 0))
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        if limit is not None and item.get_closest_marker("guest") is not None:
+            item.add_marker(pytest.mark.timeout(*limit.args, func_only=True), append=False)
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ def kept(kind: str, digest: str, make: Callable[[Path], None]) -> Path:
     """Return what the cache holds under a name; ``make`` writes it if it is missing."""
     path = cache_folder() / f"{kind}-{digest}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f"{kind}.lock"):  # the tests run in two processes
+    with FileLock(path.parent / f"{kind}.lock", timeout=_MAKING):  # the tests run in two processes
         if not path.exists():
             for old in path.parent.glob(f"{kind}-*"):
                 if time.time() - old.stat().st_mtime > _KEEP:  # younger ones may be another checkout's
@@ -177,7 +187,7 @@ def template(person: Person) -> Path:
 
     def make(part: Path) -> None:
         made = person.home / "debian-12.img"
-        person.run("pybuilder-repo", "make-template", "debian-12", made, timeout=1500)
+        person.run("pybuilder-repo", "make-template", "debian-12", made, timeout=_MAKING)
         copy(made, part)
         made.unlink()
 
@@ -212,7 +222,8 @@ def publisher(person: Person, template: Path) -> Iterator[Publisher]:
             (images / "debian-12.img").chmod(0o644)
             person.run(
                 "pybuilder-repo", "publish", images, "--output", site, "--gpg-key", "test@example.org",
-                "--xz-preset", "0", "--zstd", "--zstd-level", "1", env={"GNUPGHOME": str(gnupg)}, timeout=900,
+                "--xz-preset", "0", "--zstd", "--zstd-level", "1", env={"GNUPGHOME": str(gnupg)},
+                timeout=_MAKING,
             )  # fmt: skip
             shutil.rmtree(images)
             shutil.copytree(gnupg, part / "gnupg", ignore=shutil.ignore_patterns("S.*", "*lock*"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from imgindex.model import Entry
@@ -32,14 +34,19 @@ _PROGRAMS = ("sh", "cp", "tail", "mktemp", "rm", "timeout", "cat", "head")
 """Programs that the shell code around a guest's commands needs."""
 
 
-def _copy_program(root: Path, name: str) -> None:
-    """Copy a program of this machine, with the libraries that it wants."""
+def copy_program(root: Path, name: str) -> None:
+    """Copy a program of this machine, given by its name or path, with the libraries that it wants."""
     found = shutil.which(name)
     assert found is not None, name
-    needed = subprocess.run(["ldd", found], capture_output=True, text=True).stdout
-    target = root / "usr/bin" / name
+    target = root / "usr/bin" / Path(name).name
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(found, target)
+    copy_libraries(root, Path(found))
+
+
+def copy_libraries(root: Path, program: Path) -> None:
+    """Copy the libraries that a program or a library of this machine wants."""
+    needed = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
     for library in re.findall(r"(/\S+) \(0x", needed):
         place = root / library.removeprefix("/").removeprefix("usr/")
         place = root / "usr" / place.relative_to(root)
@@ -52,7 +59,7 @@ def small_system(folder: Path, *programs: str, release: str = DEBIAN) -> Path:
     """Make the root of a system."""
     root = folder / "root"
     for name in (*_PROGRAMS, *programs):
-        _copy_program(root, name)
+        copy_program(root, name)
     for name in ("bin", "lib", "lib64"):
         (root / "usr" / name).mkdir(exist_ok=True)
         (root / name).symlink_to(f"usr/{name}")
@@ -64,20 +71,29 @@ def small_system(folder: Path, *programs: str, release: str = DEBIAN) -> Path:
     return root
 
 
-def small_disk(image: Path, root: Path) -> Path:
+def small_disk(image: Path, root: Path, *, size: int = 96 * MIB) -> Path:
     """Make a disk: GPT, a BIOS boot partition, ext4 as the last partition."""
-    partitioned(image, _TABLE, size=96 * MIB)
+    partitioned(image, _TABLE, size=size)
     fill(image, 2, "ext4", root, "-b", "4096", "-E", "root_owner=0:0")
     return image
 
 
+@functools.cache
+def _packed_disk() -> tuple[bytes, int]:
+    """Return the template ``small`` in xz, and the size of its disk; it is made once."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        folder = Path(name)
+        disk = small_disk(folder / "disk", small_system(folder))
+        content = subprocess.run(["xz", "-0c", disk], check=True, capture_output=True).stdout
+        return content, disk.stat().st_size
+
+
 def small_site(folder: Path, keys: KeyMaker) -> Site:
     """Make a signed source with the template ``small``."""
-    disk = small_disk(folder / "disk", small_system(folder))
-    content = subprocess.run(["xz", "-0c", disk], check=True, capture_output=True).stdout
+    content, size = _packed_disk()
     (folder / "small.xz").write_bytes(content)
     entry = Entry(
-        os_version="small", file="small.xz", arch="x86_64", size=disk.stat().st_size, name="Small",
+        os_version="small", file="small.xz", arch="x86_64", size=size, name="Small",
         format="raw", sha512=hashlib.sha512(content).hexdigest(), compressed_size=len(content),
         expand=SMALL_ROOT,
     )  # fmt: skip

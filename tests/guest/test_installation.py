@@ -256,7 +256,7 @@ def test_checkout(folder: Path, suite: str) -> None:
     boot, listing, build = last[-3:]
     assert "debian-12" in system.run(f"cd / && {listing}", user="person")
     system.run(f"cd / && {build}", user="person")
-    system.run_until(boot, "login:", user="person", seconds=600)
+    system.run_until(boot, "login:", user="person", seconds=1200)
 
     install("setup")
     system.run("cd ~/checkout && make setup && .venv/bin/pytest -q -n 2 tests/unit", user="person")
@@ -307,6 +307,7 @@ def test_container(folder: Path) -> None:
             (entry,) = json.loads(rest)
     assert system is not None
     system.environment["VIRT_BUILDER_DIRS"] = "/nonexistent"
+    system.run(f"chown 4711 {place}")  # a folder of the user is mounted there
     as_user = f"cd {place} && setpriv --reuid=4711 --regid=4711 --clear-groups {entry}"
     assert system.run(f"{as_user} --version") == f"pybuilder {__version__}\n"
     findings = system.run(f"{as_user} doctor")

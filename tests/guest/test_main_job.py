@@ -116,6 +116,7 @@ def web_image(configured: Person, key: Path) -> tuple[Path, str]:
         "--commands-from-file", home / "more.txt",
         "--ssh-inject", f"root:file:{key}.pub",
         "--password", "alice:password:wonder land",
+        "--sysprep", "fs-uuids",
         "--firstboot-command", "echo first; exit 3",
         "--firstboot-command", "echo FIRSTBOOT-$(hostname)-$(cat /etc/timezone) >/dev/console",
         timeout=600,
@@ -147,9 +148,16 @@ def test_build_reports(web_image: tuple[Path, str]) -> None:
 
 
 @pytest.mark.row("B26")
-def test_image_content(web_image: tuple[Path, str]) -> None:
+def test_image_content(web_image: tuple[Path, str], template: Path) -> None:
     """Every operation did what it says."""
+    with look_into(template) as guest:
+        fstab, shared = guest.read("/etc/fstab"), guest.filesystem_uuid(TEMPLATE_ROOT).encode()
     with look_into(web_image[0]) as guest:
+        own = guest.filesystem_uuid(TEMPLATE_ROOT).encode()
+        assert own != shared
+        assert guest.read("/etc/fstab") == fstab.replace(shared, own)
+        assert b"root=UUID=" + own in guest.read("/boot/grub/grub.cfg")
+        assert shared not in guest.read("/boot/grub/grub.cfg")
         assert guest.read("/etc/hostname") == b"web.example.org\n"
         assert guest.readlink("/etc/localtime").endswith("/usr/share/zoneinfo/Europe/Berlin")
         assert guest.read("/var/www/html/index.html") == PAGE.encode()
@@ -172,9 +180,9 @@ def test_image_content(web_image: tuple[Path, str]) -> None:
             for line in guest.read("/etc/shadow").decode().split("\n")
             if line
         }
-        own = "$y$" if yescrypt_available() else "$6$"
-        assert shadow["root"].startswith(own), "as Debian's PAM says"
-        assert shadow["alice"].startswith(own)
+        scheme = "$y$" if yescrypt_available() else "$6$"
+        assert shadow["root"].startswith(scheme), "as Debian's PAM says"
+        assert shadow["alice"].startswith(scheme)
         assert guest.stat("/etc/shadow").mode & 0o7777 == 0o640
         keys = guest.stat("/root/.ssh/authorized_keys")
         assert (keys.mode & 0o7777, keys.uid) == (0o600, 0)

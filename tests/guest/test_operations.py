@@ -13,14 +13,13 @@ import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import PackageManager, read_facts
+from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.guests.ports import Appliance
 from tests.fakes.operations import parse_operation
-from tests.guest.archives import deb_repository, rpm_repository, served
-from tests.guest.conftest import long
+from tests.guest.archives import deb_repository, served
 from tests.guest.machine import TEMPLATE_ROOT
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -233,29 +232,6 @@ def test_a_command_that_fails(guest: Appliance, context: GuestContext, command: 
         run(guest, context, ("run-command", command))
 
 
-@long
-def test_dnf_and_zypper(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
-    """Debian's own dnf and zypper, with a small local repository."""
-    guest.write("/etc/apt/apt.conf.d/99test", b'APT::Install-Recommends "false";\n')  # for the time it takes
-    run(guest, context, ("install", "dnf,zypper"))
-    guest.copy_in(rpm_repository(tmp_path), "/srv")
-    repository = b"[local]\nname=local\nbaseurl=file:///srv/repository\ngpgcheck=0\nenabled=1\n"
-    for folder in ("/etc/yum.repos.d", "/etc/zypp/repos.d"):
-        guest.mkdir_p(folder)
-        guest.write(f"{folder}/local.repo", repository)
-    for manager in (PackageManager.DNF, PackageManager.ZYPPER):
-        managed = replace(context, facts=replace(context.facts, package_manager=manager))
-        run(guest, managed, ("install", "word-1"))
-        assert guest.read("/usr/share/word") == b"1\n", manager
-        run(guest, managed, ("update", ""))
-        assert guest.read("/usr/share/word") == b"2\n", manager
-        with pytest.raises(OperationError, match="exit status"):
-            run(guest, managed, ("install", "no-such-package"))
-        if manager is PackageManager.DNF:  # Debian's zypper ends the removal with status 8
-            run(guest, managed, ("uninstall", "word"))
-            assert not guest.exists("/usr/share/word")
-
-
 def test_what_is_copied_is_in_the_image_with_all_that_belongs_to_it(
     guest: Appliance, context: GuestContext, tmp_path: Path
 ) -> None:
@@ -409,3 +385,14 @@ def test_apt_keeps_the_users_configuration_and_updates_kernels(
     assert warned(("run-command", "apt-mark unhold kern"), ("update", "")) == []
     assert guest.sh("dpkg-query -W -f '${Version}' kern kern-2").output == "22"
     assert not guest.exists("/usr/sbin/policy-rc.d")
+
+
+@pytest.mark.usefixtures("small_archive")
+def test_a_half_installed_package_has_a_hint(guest: Appliance, context: GuestContext) -> None:
+    """The hint's command repairs the guest."""
+    guest.write("/var/lib/dpkg/updates/0001", b"")
+    with pytest.raises(OperationError, match="--install kern-1 failed in the guest") as caught:
+        run(guest, context, ("install", "kern-1"))
+    assert "--run-command 'dpkg --configure -a'" in (caught.value.hint or "")
+    run(guest, context, ("run-command", "dpkg --configure -a"))
+    run(guest, context, ("install", "kern-1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shutil
 import subprocess
@@ -46,14 +47,20 @@ def advice_in(node: ast.AST) -> ast.AST | None:
     """Return the expression of a hint: an argument, a variable, or what a function of advice returns."""
     if isinstance(node, ast.keyword) and node.arg == "hint":
         return node.value
-    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hint":
+    if (
+        isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id == "hint"
+    ):
         return node.value
     if isinstance(node, ast.FunctionDef) and node.name in {"advice", "_advice", "_hint"}:
         return ast.Module([one for one in ast.walk(node) if isinstance(one, ast.Return)], [])
     return None
 
 
+@functools.cache
 def hints() -> list[tuple[str, str]]:
+    """Return all advice with its place."""
     found = []
     for folder in ("index", "builder", "repo-tools"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -77,9 +84,6 @@ def hints() -> list[tuple[str, str]]:
     return found
 
 
-HINTS = hints()
-
-
 def options(command: click.Command) -> set[str]:
     found = {
         name
@@ -92,13 +96,13 @@ def options(command: click.Command) -> set[str]:
 
 
 def clauses() -> Iterator[tuple[str, str]]:
-    for where, text in HINTS:
+    for where, text in hints():
         for clause in re.split(r"[;,()]| or |: ", text):
             yield where, clause
 
 
 def test_hints_are_found() -> None:
-    assert len(HINTS) > 500
+    assert len(hints()) > 500
 
 
 @pytest.mark.parametrize("program", OURS)
@@ -148,6 +152,6 @@ def test_commands_of_qemu_img_exist() -> None:
         pytest.skip("qemu-img is missing (package qemu-utils)")
     text = subprocess.run(["qemu-img", "--help"], capture_output=True, text=True, check=True).stdout
     known = set(re.findall(r"^  (\w+) (?:\[|- )", text, flags=re.MULTILINE))
-    asked = {(where, name) for where, text in HINTS for name in re.findall(r"qemu-img ([a-z]+)\b", text)}
+    asked = {(where, name) for where, text in hints() for name in re.findall(r"qemu-img ([a-z]+)\b", text)}
     assert len(asked) > 3
     assert {item for item in asked if item[1] not in known} == set()

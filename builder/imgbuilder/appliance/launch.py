@@ -26,6 +26,7 @@ from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
 from imgbuilder.appliance.instant.store import InstantMode, StateStore, instant_mode, state_folder
 from imgbuilder.appliance.options import ApplianceOptions, Attachment
 from imgbuilder.appliance.storage import ScsiAddress, Storage, hide_script, read_places, show_script
+from imgbuilder.appliance.windows import WindowsCalls
 from imgbuilder.errors import (
     ApplianceError,
     ApplianceSilentError,
@@ -295,7 +296,7 @@ _LIMIT = 300.0
 """Seconds without an answer while disks are hidden or shown: the appliance scans for all volumes."""
 
 
-class LibguestfsAppliance(GuestCommands, Storage):
+class LibguestfsAppliance(GuestCommands, Storage, WindowsCalls):
     """A launched appliance. Made by ``open_appliance``."""
 
     def __init__(self, connection: Connection, scratch: Path, attached: Sequence[int] = ()) -> None:

@@ -7,6 +7,7 @@ appliance runs, and finds them again when the guest is mounted and its commands 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -122,6 +123,13 @@ def _plain(value: object) -> str:
     )
 
 
+def _lvm_form(identity: object) -> str:
+    """Return a UUID of LVM as lvm(8) shows it; the binding leaves out the hyphens."""
+    text = str(identity).replace("-", "")
+    ends = (6, 10, 14, 18, 22, 26, 32)
+    return "-".join(text[start:end] for start, end in itertools.pairwise((0, *ends)))
+
+
 class Storage(Calls):
     """The part of the port about disks, over libguestfs calls."""
 
@@ -142,6 +150,11 @@ class Storage(Calls):
 
     def filesystem_uuid(self, device: str) -> str:
         return str(self._call("vfs_uuid", device))
+
+    def set_filesystem_uuid(self, device: str, new: str) -> None:
+        if self.filesystem_type(device).startswith("ext"):
+            self.check_ext(device)  # tune2fs(8) refuses one that was mounted since its last check
+        self._call("set_uuid", device, new, limit=LONG)
 
     def block_devices(self) -> list[ProbedDevice]:
         partitions = self.partitions()
@@ -251,6 +264,19 @@ class Storage(Calls):
 
     def volumes(self) -> list[str]:
         return list(self._call("lvs"))
+
+    def lvm_uuids(self) -> dict[str, str]:
+        groups = {str(item["vg_name"]): item["vg_uuid"] for item in self._call("vgs_full")}
+        physical = {str(item["pv_name"]): item["pv_uuid"] for item in self._call("pvs_full")}
+        return {name: _lvm_form(identity) for name, identity in (groups | physical).items()}
+
+    def renew_lvm_uuids(self) -> None:
+        self._call("vg_activate_all", False)  # noqa: FBT003 - libguestfs's signature
+        try:
+            self._call("pvchange_uuid_all")
+            self._call("vgchange_uuid_all")
+        finally:
+            self._call("vg_activate_all", True)  # noqa: FBT003
 
     def luks_uuid(self, device: str) -> str:
         return str(self._call("luks_uuid", device))

@@ -19,10 +19,10 @@ from imgbuilder.building.request import BuildRequest, HostsideMode
 from imgbuilder.cache.links import LinkedImage
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
+from imgbuilder.customize.buildnetwork import guest_proxies, host_proxies
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.facts import System, read_facts
 from imgbuilder.customize.failure import FailureHandler
-from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.disk import imageheader, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.disk.qcow2 import Role
@@ -32,6 +32,7 @@ from imgbuilder.growth import decide as growth
 from imgbuilder.growth import session
 from imgbuilder.growth.decide import Growth
 from imgbuilder.guests.ports import Appliance, FilesystemUse
+from imgbuilder.guests.windows import read_windows
 from imgbuilder.host import arch, workspace
 from imgbuilder.services import Services
 from imgbuilder.sizes import human_size
@@ -182,7 +183,7 @@ class _Work:
 
     def _edit(self, appliance: Appliance, growing: Growth | None, on_event: Reporter) -> BuildResult:
         """Grow the guest's filesystem and customize the guest."""
-        session.open_guest(
+        root = session.open_guest(
             appliance,
             expand=self.plan.template.expand,
             lvexpand=self.plan.template.lvexpand,
@@ -191,8 +192,10 @@ class _Work:
             on_event=on_event,
         )
         appliance.show_attached()
-        outcome = _customize(self.request, self.prepared, appliance, on_event, self.handler)
+        context = _context(self.request, self.prepared, appliance, root)
+        outcome = _customize(self.request, self.prepared, appliance, context, on_event, self.handler)
         uses = tuple(appliance.filesystem_use())
+        customization.finish_devices(appliance, root, self.request.operations, context, on_event)
         on_event(Step("Finishing off"))
         appliance.unmount_all()
         appliance.shutdown()
@@ -249,11 +252,11 @@ def _customize(
     request: BuildRequest,
     prepared: Prepared,
     appliance: Appliance,
+    context: GuestContext,
     on_event: Reporter,
     handler: FailureHandler,
 ) -> customization.CustomizeResult:
     """Customize the guest; on failure, keep the image if the user wants it."""
-    context = _context(request, prepared, appliance)
     try:
         return customization.customize(appliance, request.operations, context, on_event, handler.rescue)
     except OperationError as error:
@@ -265,10 +268,12 @@ def _customize(
         raise explained from error
 
 
-def _context(request: BuildRequest, prepared: Prepared, appliance: Appliance) -> GuestContext:
+def _context(request: BuildRequest, prepared: Prepared, appliance: Appliance, root: str) -> GuestContext:
+    facts = read_facts(appliance)
+    reads_registry = facts.system is System.WINDOWS and bool(request.operations)
     guest_arch = arch.normalise(prepared.selection.entry.arch)
     return GuestContext(
-        facts=read_facts(appliance),
+        facts=facts,
         arch=guest_arch,
         runs_commands=arch.can_run(arch.host_arch(), guest_arch),
         network=prepared.network,
@@ -277,4 +282,5 @@ def _context(request: BuildRequest, prepared: Prepared, appliance: Appliance) ->
         follow=request.appliance.verbose,
         command_limit=request.command_timeout,
         variation=prepared.variation,
+        windows=read_windows(appliance, root) if reads_registry else None,
     )

@@ -15,12 +15,12 @@ from imgbuilder.building.preflight import check_disk
 from imgbuilder.building.request import CustomizeRequest, HostsideMode
 from imgbuilder.building.target import find_file_target
 from imgbuilder.customize import run as customization
-from imgbuilder.customize import sysprep
+from imgbuilder.customize import sysprep, windowsboot
+from imgbuilder.customize.buildnetwork import guest_proxies, host_proxies
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.facts import System, read_facts
 from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
-from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import GuestError, OperationError, UnfitError, UsageError, WorkspaceError
@@ -35,6 +35,7 @@ from imgbuilder.guests.roots import (
     refuse_read_only,
 )
 from imgbuilder.guests.unlocking import DiskKey, encrypted_devices, unlock
+from imgbuilder.guests.windows import read_windows
 from imgbuilder.host import arch, imagelocks, paths, sparse, workspace
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.variation import Variation
@@ -73,6 +74,14 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
             mount_again(appliance, places, on_event)
             appliance.show_attached()
             _customize(request, services, appliance, context, on_event, on_copy=request.on_copy)
+            customization.finish_devices(
+                appliance,
+                places[0].device,
+                request.operations,
+                context,
+                on_event,
+                only_system=len(guests) == 1,
+            )
             appliance.unmount_all()
         on_event(Step("Finishing off"))
         appliance.shutdown()
@@ -86,8 +95,6 @@ def _customize_on_host(
     Returns:
         Whether that was possible; if not, the disk is as it was.
     """
-    if request.hostside is HostsideMode.NEVER:
-        return False
     obstacle = _find_obstacle(request, disks)
     if obstacle is None:
         try:
@@ -125,6 +132,7 @@ def _find_obstacle(request: CustomizeRequest, disks: Sequence[Attachment]) -> st
     own = os.geteuid() == 0 or (facts.st_uid == os.geteuid() and facts.st_gid in groups)
     replaces = not request.dry_run and not request.on_copy
     obstacles = {
+        "--hostside is never, the default for an existing disk": request.hostside is HostsideMode.NEVER,
         f"--{needing} needs it": needing is not None,
         "--attach gives disks to it": bool(request.attachments),
         "--key opens devices in it": bool(request.keys),
@@ -190,6 +198,7 @@ def find_identity(
     found = []
     with services.open_appliance(disks, _options(request, services), on_event) as appliance:
         for root in _roots(appliance, request.keys, on_event):
+            _require_linux(appliance, root, "what identifies a machine is known for Linux only")
             mount_system(appliance, root, on_event, untouched=True, strict=False)
             found += sysprep.find(appliance)
             appliance.unmount_all()
@@ -202,12 +211,20 @@ def firstboot_report(request: CustomizeRequest, services: Services, on_event: Re
     disks, _attached = _check_disks(request, readonly=True)
     on_event(Step("Examining the guest ..."))
     with services.open_appliance(disks, _options(request, services), on_event) as appliance:
+        root = _roots(appliance, request.keys, on_event)[0]
+        _require_linux(appliance, root, f"in Windows it is in C:{windowsboot.BASE}/log.txt")
         # The journal is replayed, on a layer that is dropped: after a hard stop the last writes are there.
-        mount_system(appliance, _roots(appliance, request.keys, on_event)[0], on_event, strict=False)
+        mount_system(appliance, root, on_event, strict=False)
         found = read_firstboot(appliance)
         appliance.unmount_all()
         appliance.shutdown()
     return found
+
+
+def _require_linux(appliance: Appliance, root: str, hint: str) -> None:
+    kind = appliance.inspect_facts(root)["type"]
+    if kind != "linux":
+        raise GuestError(f"the guest is not Linux but {kind!r}, and this is for Linux only", hint=hint)
 
 
 def _check_disks(request: CustomizeRequest, *, readonly: bool) -> tuple[list[Attachment], list[Attachment]]:
@@ -308,14 +325,22 @@ def _examine(
     """Mount a guest so that nothing is written, and check that the operations fit it."""
     refuse_read_only(appliance, root)
     facts = appliance.inspect_facts(root)
-    if facts["type"] != "linux":
+    if facts["type"] not in ("linux", "windows"):
         raise GuestError(
-            f"the guest is not Linux but {facts['type']!r}", hint="only Linux guests can be customized"
+            f"the guest is not Linux but {facts['type']!r}",
+            hint="only guests with Linux or Windows can be customized",
         )
     places = mount_system(appliance, root, on_event, untouched=True)
     guest_arch = arch.normalise(facts["arch"])
     runs_commands = arch.can_run(arch.host_arch(), guest_arch)
     context = _context(request, appliance, guest_arch, runs_commands=runs_commands)
+    if facts["type"] != context.facts.system.value:
+        raise GuestError(
+            f"the guest is {facts['type']} by its root, and {context.facts.system.value} by its files",
+            hint="it is not what it seems; nothing was changed",
+        )
+    if context.facts.system is System.WINDOWS:
+        context = replace(context, windows=read_windows(appliance, root))
     _check_guest(request, context)
     appliance.unmount_all()
     return places, context

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imgbuilder.building.target import OutputTarget
+from imgbuilder.cache.assemble import Foreseen
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError
 from imgbuilder.sizes import human_size
@@ -34,8 +35,8 @@ class TemplateFacts:
         fetched: Whether the download is in the cache.
         disk: Its unpacked disk in the cache; None when it is not there.
         used: Bytes that the disk takes.
-        update: Bytes of the blocks that no disk here has, and those of the smallest whole file; None if the
-            whole file is fetched, or if that was not asked for.
+        update: What an update by blocks would fetch; None if no disk here may have blocks of the template,
+            or if that was not asked for.
     """
 
     name: str
@@ -48,7 +49,7 @@ class TemplateFacts:
     fetched: bool
     disk: Path | None
     used: int | None
-    update: tuple[int, int] | None = None
+    update: Foreseen | None = None
 
     @property
     def unpacked(self) -> bool:
@@ -255,15 +256,16 @@ def _get_disk(template: TemplateFacts) -> list[PlanStep]:
     """Return the steps that put the template's disk into the cache; none if it is there."""
     if template.unpacked:
         return []
-    size, steps = human_size(template.size), []
-    if template.update is not None:
-        some, whole = map(human_size, template.update)
+    size, steps, update = human_size(template.size), [], template.update
+    if update is not None and update.blocks is not None:
+        some, whole = human_size(update.blocks), human_size(update.whole)
         text = f"download {some} of {whole} from {template.url}: the blocks that no disk here has"
         copy = f"make the template's disk of them and of older disks ({size}, sparse)"
         return [PlanStep(StepKind.FETCH, text), PlanStep(StepKind.UNPACK, copy)]
     if not template.fetched:
         download = "" if template.compressed_size is None else f" ({human_size(template.compressed_size)})"
-        steps.append(PlanStep(StepKind.FETCH, f"download {template.url}{download}"))
+        why = "" if update is None else f", as a whole: {update.reason}"
+        steps.append(PlanStep(StepKind.FETCH, f"download {template.url}{download}{why}"))
     return [*steps, PlanStep(StepKind.UNPACK, f"check and unpack the template ({size}, sparse)")]
 
 
@@ -311,7 +313,8 @@ def _list_operations(way: str, operations: tuple[str, ...]) -> str:
 def _space(template: TemplateFacts, image: OutputImage) -> list[Space]:
     needed = []
     if template.used is None:
-        if not template.fetched and template.update is None:
+        by_blocks = template.update is not None and template.update.blocks is not None
+        if not template.fetched and not by_blocks:
             size = template.compressed_size
             where = "in the cache for the download"
             needed.append(Space(where, template.size, at_most=True) if size is None else Space(where, size))

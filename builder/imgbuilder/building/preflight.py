@@ -116,7 +116,7 @@ def template_facts(chosen: Selection, services: Services, for_show: Reporter | N
     cached = None if folder is None else TemplateCache(folder, elsewhere=services.elsewhere())
     update = None
     if cached is not None and for_show is not None:
-        update = cached.update_size(chosen, services.fetcher, for_show)
+        update = cached.foresee_update(chosen, services.fetcher, for_show)
     chosen = usable(chosen)[0] if cached is None else cached.preferred(chosen)
     entry = chosen.entry
     disk = None if cached is None else cached.unpacked_disk(entry)

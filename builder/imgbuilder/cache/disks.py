@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.elsewhere import Elsewhere, older_disks
+from imgbuilder.cache.assemble import Foreseen, Update, fetch_list
+from imgbuilder.cache.elsewhere import Elsewhere, older_disks, open_disks
 from imgbuilder.cache.folder import (
     CacheFolder,
     has_content,
@@ -24,12 +26,11 @@ from imgbuilder.cache.folder import (
 from imgbuilder.cache.partial import open_partial
 from imgbuilder.cache.templates import about, digest_of, is_file
 from imgbuilder.cache.unpack import Unpacker
-from imgbuilder.cache.update import Update, fetch_list
 from imgbuilder.catalog.catalog import Selection
+from imgbuilder.disk.blocks import content_of
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.transfer import Fetcher
-from imgbuilder.host.hashing import content_digest
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.host.locks import try_shared
 from imgbuilder.host.workspace import is_full
@@ -153,7 +154,8 @@ class Disks:
             seeds = self._seeds(selection, elsewhere, on_event, opened)
             if not (seeds or elsewhere.peers or part.exists()):
                 return False
-            blocks = fetch_list(selection, fetcher, on_event)
+            place = opened.enter_context(tempfile.TemporaryFile(dir=part.parent))
+            blocks = fetch_list(selection, fetcher, place, on_event)
             if blocks is None:
                 return False
             on_event(Step(f"Updating: {entry.os_version}"))
@@ -169,7 +171,7 @@ class Disks:
                 check_image(part, _format(entry), entry.size)
                 os.fchmod(target, 0o400)
                 publish(target, part, final)
-                write_record(final, target, {**about(selection), "content": content_digest(target)})
+                write_record(final, target, {**about(selection), "content": content_of(blocks)})
                 remove_file(part.with_suffix(""))  # an earlier run may have begun to fetch the whole file
             except Interrupted as error:
                 error.hint = "run the command again: the blocks that are here are not fetched again"
@@ -179,19 +181,34 @@ class Disks:
                     remove_file(part)
         return True
 
-    def update_size(
-        self, selection: Selection, fetcher: Fetcher, on_event: Reporter, *, whole: int, elsewhere: Elsewhere
-    ) -> int | None:
-        """Return the bytes that ``update`` would fetch; None if it would be the whole file."""
+    def foresee_update(
+        self,
+        selection: Selection,
+        fetcher: Fetcher,
+        on_event: Reporter,
+        *,
+        whole: int,
+        elsewhere: Elsewhere,
+        obstacle: str | None,
+    ) -> Foreseen | None:
+        """Return what ``update`` would fetch; None if no disk here may have blocks of the template.
+
+        ``obstacle`` is a known reason why it would not be blocks.
+        """
         with contextlib.ExitStack() as opened:
             seeds = self._seeds(selection, elsewhere, on_event, opened)
+            part = self._folder.partial / self.path(selection.entry).name
             with contextlib.suppress(OSError):  # there is none
-                part = self._folder.partial / self.path(selection.entry).name
                 seeds.append(opened.enter_context(open_file(part, os.O_NOFOLLOW)).fileno())
-            blocks = fetch_list(selection, fetcher, on_event) if seeds else None
-            if blocks is None:
+            if not seeds and not older_disks(self._folder.disks, selection.entry):
                 return None
-            return Update(selection, blocks, whole, fetcher, on_event).needed(seeds)
+            if obstacle is not None:
+                return Foreseen(whole, None, obstacle)
+            place = opened.enter_context(tempfile.TemporaryFile())
+            blocks = fetch_list(selection, fetcher, place, on_event)
+            if blocks is None:
+                return Foreseen(whole, None, "the list of its blocks cannot be used (see -v)")
+            return Update(selection, blocks, whole, fetcher, on_event).foresee(seeds)
 
     def _seeds(
         self, selection: Selection, elsewhere: Elsewhere, on_event: Reporter, opened: contextlib.ExitStack
@@ -202,7 +219,7 @@ class Disks:
         with contextlib.suppress(OSError):
             files.append(open_file(own, os.O_NOFOLLOW))
         for folder in (self._folder.disks, *(root / "disks" for root in elsewhere.caches)):
-            files += older_disks(folder, entry)
+            files += open_disks(older_disks(folder, entry, ".raw"))
         files += elsewhere.open_files(on_event)
         return [opened.enter_context(file).fileno() for file in files]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -83,14 +83,22 @@ NOWHERE = Elsewhere()
 """No other places."""
 
 
-def older_disks(folder: Path, entry: Entry) -> Iterator[BinaryIO]:
-    """Open the newest unpacked disks of a template, of any revision, in a folder of unpacked disks."""
+def older_disks(folder: Path, entry: Entry, suffix: str = "") -> list[Path]:
+    """Return the unpacked disks of a template, of any revision, in a folder of such disks; the newest first.
+
+    ``suffix`` is that of their format; without one, those of all formats are returned.
+    """
     found = []
-    with contextlib.suppress(OSError):  # there is no such cache, or it is closed to us
-        for path in folder.glob("*.raw"):
+    with contextlib.suppress(OSError):  # the cache is missing, or its folder cannot be read
+        for path in folder.glob(f"*{suffix or '.[!j]*'}"):
             record = read_record(path) or {}
             if (record.get("template"), record.get("arch")) == (entry.os_version, entry.arch):
                 found.append((path.lstat().st_mtime_ns, path))
-    for _time, path in sorted(found, reverse=True)[:_SEEDS]:
+    return [path for _time, path in sorted(found, reverse=True)]
+
+
+def open_disks(paths: Sequence[Path]) -> Iterator[BinaryIO]:
+    """Open the first disks of a cache, as many as are worth looking at."""
+    for path in paths[:_SEEDS]:
         with contextlib.suppress(OSError):
             yield open_file(path, os.O_NOFOLLOW)

@@ -33,6 +33,7 @@ from imgbuilder.host.locks import (
 )
 from imgbuilder.host.privatefolder import sweep_folders
 from imgbuilder.host.workspace import sweep
+from imgindex.blocklist import BLOCK_SIZES
 from imgindex.files import TEMPORARY_PREFIX, make_folder, open_regular, read_json, write_json
 
 _VERSION = 1
@@ -120,7 +121,9 @@ def has_content(path: Path, descriptor: int) -> bool:
     known = record.get("content")
     if not isinstance(known, str) or record.get("size") != os.fstat(descriptor).st_size:
         return False
-    return content_digest(descriptor) == known
+    block_size = known.partition(":")[0]
+    sizes = {str(size): size for size in BLOCK_SIZES}  # a record of an earlier version has none of them
+    return block_size in sizes and content_digest(descriptor, sizes[block_size]) == known
 
 
 _SUBFOLDERS = ("templates", "disks", "partial", "runs", "locks")

@@ -4,7 +4,7 @@
 
     ROOT/partial/SHA512         the bytes so far, of the template with that digest
     ROOT/partial/SHA512.json    their address, and the value of ``If-Range`` that gets the rest
-    ROOT/partial/SHA512.raw     the blocks so far, of the disk of that template (imgbuilder.cache.update)
+    ROOT/partial/SHA512.raw     the blocks so far, of the disk of that template (imgbuilder.cache.assemble)
 
 A process that uses a partial file holds the lock of the entry. Its content is not trusted: the complete file
 is hashed before it is used (``docs/threat-model.md`` D10 to D15).

@@ -27,6 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from imgbuilder.appliance.instant.store import StateStore, state_folder
+from imgbuilder.cache.assemble import Foreseen, obstacle_to_blocks
 from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.elsewhere import NOWHERE, Elsewhere
 from imgbuilder.cache.folder import CacheFolder, remove_file
@@ -36,12 +37,12 @@ from imgbuilder.cache.runs import RunImage, RunImages
 from imgbuilder.cache.templates import Templates, digest_of, usable, variants_of
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
-from imgbuilder.cache.update import blocks_of
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import FileMissingError, WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.fetch.urls import local_path
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.sizes import human_size
 from imgindex.model import Entry
@@ -227,26 +228,31 @@ class TemplateCache:
             make_room=self._make_room,
         )
 
-    def update_size(
+    def foresee_update(
         self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore
-    ) -> tuple[int, int] | None:
-        """Return how many bytes an update of a disk by blocks would fetch, and those of the whole file.
+    ) -> Foreseen | None:
+        """Return what an update of a template's disk would fetch.
 
-        None if the whole file would be fetched, or nothing.
+        None if there is nothing to fetch from a server, or no disk here that may have blocks of it.
         """
-        if self.is_cached(selection.entry):
-            return None
         chosen, whole = self.preferred(selection), _smallest(selection.entry)
+        is_local = local_path(chosen.url) is not None
+        if self.is_cached(selection.entry) or is_local or not will_ask(fetcher, chosen.url):
+            return None
+        if chosen.entry.sha512 is None:
+            return None  # its name in the cache is only known once it is fetched
+        obstacle = obstacle_to_blocks(chosen)
+        if selection.entry.blocks is not None and chosen.entry.blocks is None:
+            obstacle = "zstd is not installed"
         with self._explained(selection.entry):
-            if not self._can_update(chosen, fetcher):
-                return None
-            size = self._disks.update_size(chosen, fetcher, on_event, whole=whole, elsewhere=self._elsewhere)
-        return None if size is None else (size, whole)
+            return self._disks.foresee_update(
+                chosen, fetcher, on_event, whole=whole, elsewhere=self._elsewhere, obstacle=obstacle
+            )
 
     def _can_update(self, chosen: Selection, fetcher: Fetcher) -> bool:
         """Tell whether a source offers blocks of a file that is not here as a whole."""
         return (
-            blocks_of(chosen) is not None
+            obstacle_to_blocks(chosen) is None
             and not self._templates.has(chosen.entry)
             and will_ask(fetcher, chosen.url)
         )

@@ -10,7 +10,7 @@ import hashlib
 import io
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ GAP = 16 << 10
 LARGEST = 1 << 20
 """Bytes of a request after which the next one begins; so much is lost at most when one breaks off."""
 CONNECTIONS = 4
+_AT_ONCE = CONNECTIONS * LARGEST
+"""Bytes that are on their way at once, and in memory: one frame may have more than LARGEST."""
 _PAUSE = 0.5
 """Seconds before the next request to an address that failed; doubled for each failure."""
 
@@ -40,7 +42,7 @@ class Frame(NamedTuple):
     """A block with the bytes of its frame, whose digest was checked."""
 
     block: Block
-    data: bytes
+    data: memoryview
 
 
 class Span(NamedTuple):
@@ -59,15 +61,16 @@ class Span(NamedTuple):
         return self.blocks[-1].end
 
 
-def spans_of(blocks: Sequence[Block]) -> list[Span]:
+def spans_of(blocks: Iterable[Block]) -> Iterator[Span]:
     """Divide blocks, in the order of their frames, among requests."""
-    spans: list[list[Block]] = []
+    span: list[Block] = []
     for block in blocks:
-        if spans and block.offset - spans[-1][-1].end <= GAP and block.end - spans[-1][0].offset <= LARGEST:
-            spans[-1].append(block)
-        else:
-            spans.append([block])
-    return [Span(tuple(span)) for span in spans]
+        if span and (block.offset - span[-1].end > GAP or block.end - span[0].offset > LARGEST):
+            yield Span(tuple(span))
+            span = []
+        span.append(block)
+    if span:
+        yield Span(tuple(span))
 
 
 @dataclass
@@ -106,9 +109,10 @@ class Supply:
     _waiting: queue.Queue[Span | None] = field(default_factory=queue.Queue)
     _done: queue.Queue[list[Frame] | _Source | Exception] = field(default_factory=queue.Queue)
     _over: threading.Event = field(default_factory=threading.Event)
+    _on_the_way: int = 0
 
-    def fetch(self, blocks: Sequence[Block]) -> Iterator[list[Frame]]:
-        """Yield the frames of all blocks, as they come.
+    def fetch(self, blocks: Iterable[Block]) -> Iterator[list[Frame]]:
+        """Yield the frames of all blocks, as they come; blocks are taken as they are asked for.
 
         Raises:
             NoRangesError: No address is left to ask, and one of them sends whole files.
@@ -116,8 +120,8 @@ class Supply:
             DigestMismatchError: No address is left to ask, and the last one sent wrong bytes.
         """
         sources = [_Source(url) for url in self.urls]
-        for span in spans_of(blocks):
-            self._waiting.put(span)
+        spans = spans_of(blocks)
+        self._ask_for(spans)
         # Daemons: after a signal nothing waits for a server that is silent.
         threads = [
             threading.Thread(target=self._work, args=(sources, place), daemon=True, name="blocks")
@@ -125,21 +129,27 @@ class Supply:
         ]
         for thread in threads:
             thread.start()
-        missing = len(blocks)
         try:
-            while missing:
+            while self._on_the_way:
                 result = self._done.get()
                 if isinstance(result, Exception):
                     raise result
                 if isinstance(result, _Source):
                     self._report(result, sources)
                     continue
-                missing -= len(result)
+                self._on_the_way -= sum(frame.block.length for frame in result)
+                self._ask_for(spans)
                 yield result
         finally:
             self._over.set()
             for _thread in threads:
                 self._waiting.put(None)
+
+    def _ask_for(self, spans: Iterator[Span]) -> None:
+        """Let the threads request further spans, up to the limit of bytes on their way."""
+        while self._on_the_way < _AT_ONCE and (span := next(spans, None)) is not None:
+            self._on_the_way += sum(block.length for block in span.blocks)
+            self._waiting.put(span)
 
     def _report(self, source: _Source, sources: Sequence[_Source]) -> None:
         """Say why an address is asked no more; raise an error if it was the last one."""
@@ -167,7 +177,7 @@ class Supply:
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             self._done.put(error)
 
-    def _ask(self, source: _Source, span: Span) -> list[Span]:
+    def _ask(self, source: _Source, span: Span) -> Iterable[Span]:
         """Request a span from an address; return what has to be requested again."""
         body = io.BytesIO()
         try:
@@ -187,7 +197,7 @@ class Supply:
             else:
                 self._over.wait(_PAUSE * 2**source.failures)
             return [span]
-        data, good, wrong = body.getvalue(), [], []
+        data, good, wrong = memoryview(body.getvalue()), [], []
         for block in span.blocks:
             piece = data[block.offset - span.start : block.end - span.start]
             if hashlib.sha256(piece).digest()[:16] == block.packed_digest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import io
 import os
 from contextlib import suppress
@@ -21,7 +22,7 @@ from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, To
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.host import process
 from imgbuilder.host.hashing import PIECE, ContentDigest
-from imgbuilder.host.sparse import SparseWriter
+from imgbuilder.host.sparse import SparseWriter, WriteBehind
 from imgbuilder.sizes import human_size
 from imgindex.files import open_empty
 from imgindex.model import Entry
@@ -89,15 +90,15 @@ def unpack(
 
 
 class _Writer(SparseWriter):
-    """Takes the digest of the bytes it writes; all pieces but the last have the size ``PIECE``."""
+    """Takes the digest of the disk as well."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
         self.content = ContentDigest()
 
-    def write(self, data: bytes | bytearray) -> None:
-        self.content.add(self.offset, data)
-        super().write(data)
+    def note(self, offset: int, block: bytes | bytearray) -> None:
+        """Add a block to the digest."""
+        self.content.add(offset, len(block), hashlib.sha256(block).digest())
 
 
 def _largest_output(entry: Entry) -> int:
@@ -153,7 +154,7 @@ def _copy(
     label = f"Unpacking {entry.os_version}"
     total = os.fstat(packed.fileno()).st_size
     # One buffer for all pieces: new ones would cost more system time than the work on them.
-    buffer = bytearray(PIECE)
+    buffer, behind = bytearray(PIECE), WriteBehind(writer.descriptor)
     try:
         while count := _read_into(source.fileno(), buffer):
             piece = buffer if count == PIECE else buffer[:count]
@@ -163,6 +164,7 @@ def _copy(
                     hint="tell the publisher of this source",
                 )
             writer.write(piece)
+            behind.reached(writer.offset)
             # The decompressor reads through the same open file, so that its position is ours.
             on_event(Progress(label, os.lseek(packed.fileno(), 0, os.SEEK_CUR), total))
     finally:

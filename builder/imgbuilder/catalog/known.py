@@ -1,4 +1,4 @@
-"""Public libraries that can be added by name; the table of them is a file of the package."""
+"""Public libraries that can be added by name; the table of them is ``imgbuilder/stock/known.toml``."""
 
 from __future__ import annotations
 

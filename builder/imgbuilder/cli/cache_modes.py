@@ -39,7 +39,7 @@ from imgbuilder.host import workspace
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted, human_size
-from imgbuilder.terminal.console import show
+from imgbuilder.terminal.reporter import show
 from imgindex.files import open_regular
 
 

@@ -34,7 +34,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.guests.unlocking import ALL, DiskKey, parse_key
 from imgbuilder.host.text import printable
 from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.reporter import ConsoleReporter
 from imgindex import __version__
 
 _STARTED = time.monotonic()

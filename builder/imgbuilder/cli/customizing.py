@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,13 @@ from imgbuilder.cli.getopt import OTHER, GetoptCommand, Option
 from imgbuilder.customize.commands import preamble_for_shell
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.failure import GuestShell
-from imgbuilder.customize.identities import TASKS
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations, written_argument, written_commands
+from imgbuilder.customize.syspreptasks import TASKS
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.guests.ports import Guest
 from imgbuilder.host.text import printable
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
     from imgbuilder.recipe.recipe import Recipe  # few command lines have one
@@ -49,7 +50,6 @@ _READ = "imgbuilder.recipe"
 _FLAG: dict[str, Any] = {"is_flag": True}
 _NOT_OURS: dict[str, dict[str, Any]] = {
     "sm-attach": {}, "sm-credentials": {}, "sm-register": _FLAG, "sm-remove": _FLAG, "sm-unregister": _FLAG,
-    "inject-blnsvr": {}, "inject-qemu-ga": {}, "inject-virtio-win": {},
 }  # fmt: skip
 """Customizations of virt-builder that are named, not done."""
 
@@ -57,17 +57,15 @@ _NOT_OURS: dict[str, dict[str, Any]] = {
 def _refuse(_ctx: click.Context, param: click.Parameter, value: object) -> None:
     if not value:
         return
-    option = param.opts[0]
-    if option.startswith("--sm-"):
-        raise UsageError(
-            f"{option} is not an option of pybuilder, and no longer one of virt-builder",
-            hint="use the guest's own program: --run-command 'subscription-manager ...'",
-        )
-    raise UsageError(f"{option} is for Windows", hint="only Linux guests can be customized")
+    raise UsageError(
+        f"{param.opts[0]} is not an option of pybuilder, and no longer one of virt-builder",
+        hint="use the guest's own program: --run-command 'subscription-manager ...'",
+    )
 
 
-def customization_options() -> list[click.Option]:
-    """Make one click option per operation of the registry."""
+@cache
+def customization_options() -> tuple[click.Option, ...]:
+    """Make one click option per operation of the registry; all commands share them."""
     options: list[click.Option] = []
     for spec in all_operations().values():
         flag: dict[str, Any] = {"is_flag": True} if not spec.metavar else {"metavar": spec.metavar}
@@ -103,7 +101,7 @@ def customization_options() -> list[click.Option]:
             help="Give a variable of the recipe a value.",
         )
     )  # fmt: skip
-    return options
+    return tuple(options)
 
 
 _LISTS = {"sysprep": ("all", *TASKS)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgbuilder.services import Services, Settings
-    from imgbuilder.terminal.console import ConsoleReporter
+    from imgbuilder.terminal.reporter import ConsoleReporter
     from imgindex.model import Entry
 
 _STARTED = time.monotonic()
@@ -94,7 +94,7 @@ def list_templates(services: Services, reporter: ConsoleReporter, request: Templ
     """Print the templates."""
     from imgbuilder.catalog import listing  # late, as all that is imported here: see main
     from imgbuilder.errors import PybuilderError, UsageError
-    from imgbuilder.terminal.console import show
+    from imgbuilder.terminal.reporter import show
 
     name = request.name
     if name is not None and not listing.is_pattern(name):
@@ -192,7 +192,7 @@ def answer_at_once(program: str, arguments: list[str], module: str) -> int | Non
     else:
         return None
     from imgbuilder.terminal.boundary import run_command
-    from imgbuilder.terminal.console import ConsoleReporter, show
+    from imgbuilder.terminal.reporter import ConsoleReporter, show
 
     return run_command(lambda: show(text), ConsoleReporter(program), verbose=False)
 
@@ -225,7 +225,7 @@ def run(arguments: list[str]) -> int:
         return full.run(arguments)
     from imgbuilder.services import Services
     from imgbuilder.terminal.boundary import run_command
-    from imgbuilder.terminal.console import ConsoleReporter
+    from imgbuilder.terminal.reporter import ConsoleReporter
 
     console = ConsoleReporter("pybuilder", quiet=plain.quiet, started=_STARTED)
     return run_command(

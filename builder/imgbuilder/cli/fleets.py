@@ -15,10 +15,13 @@ from click.core import ParameterSource
 from imgbuilder.cli.requests import Call
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.sizes import counted
-from imgbuilder.terminal.console import show
+from imgbuilder.terminal.reporter import show
 
 if TYPE_CHECKING:
+    from imgbuilder.fleet.engine import Engine, Job
+    from imgbuilder.fleet.entries import FleetError
     from imgbuilder.fleet.hosts import Fleet, Host
+    from imgbuilder.fleet.places import Places
     from imgbuilder.fleet.state import FleetState, Record, Standing
     from imgbuilder.fleet.survey import Surveyed
 
@@ -39,42 +42,48 @@ def plan_fleet(call: Call) -> int:
     for host in fleet.hosts:
         settings = host.recipe.settings
         addresses = " ".join(host.addresses) or "-"
-        rows.append(
-            (host.name, settings["template"], settings.get("size", "-"), addresses, _near(host.output))
-        )
+        rows.append((host.name, settings["template"], settings.get("size", "-"), addresses, _place(host)))
     show(_table(rows))
     kinds: dict[tuple[object, ...], list[Host]] = {}
     for host in fleet.hosts:
-        kind = tuple(host.recipe.settings.get(name) for name in ("template", "arch", "size", "format"))
+        shared = (host.recipe.settings.get(name) for name in ("template", "arch", "size", "format"))
+        kind = (*shared, host.output.is_block_device(), _then(host))
         kinds.setdefault(kind, []).append(host)
     for alike in kinds.values():
         plan = prepare(alike[0].request(), call.services, call.reporter).plan
         call.reporter.close()
         show(f"\n{counted(len(alike), 'host')} like {alike[0].name}:\n{plan.describe()}\n")
+        if then := _then(alike[0]):
+            show(f"then: {then}\n")
     return 0
 
 
 def build_fleet(call: Call) -> int:
     """Build the hosts of a fleet that are not built."""
     from imgbuilder.cli.fleetview import FleetView
-    from imgbuilder.fleet.budget import Budget, usable_processors
-    from imgbuilder.fleet.pool import build_all
+    from imgbuilder.fleet.engine import build_all
+    from imgbuilder.fleet.entries import FleetError
+    from imgbuilder.fleet.places import Places
     from imgbuilder.fleet.state import FleetState
 
     part = _part(call.options["only"])
+    address, folder = _cluster(call)
     fleet = _read(call)
     if fleet is None:
         return UsageError.exit_code
     state = FleetState.of(fleet)
     with state.building(shared=part is not None):
-        found = _survey(call, fleet, state, part)
+        places = Places(fleet.hosts)
+        found = _survey(call, fleet, state, part, places)
         changed = call.options["changed"]
         jobs = [one.job for one in found if one.standing.due or (changed and one.standing.stale)]
+        if problems := places.check(jobs, state):
+            return _show_mistakes(call, FleetError(fleet.path, problems))
         stale = sum(one.standing.stale for one in found)
         view = FleetView(len(jobs), as_json=call.options["json"], quiet=call.options["quiet"])
-        budget = Budget(call.options["jobs"] or usable_processors())
+        engine = _engine(call, state, jobs, address, folder)
         try:
-            done = build_all(jobs, state, budget, _passed_on(call), view)
+            done = build_all(jobs, state, engine, view)
         finally:
             rows = _rows(found, state)
             _write_report(state, fleet.path.name, rows)
@@ -88,18 +97,53 @@ def build_fleet(call: Call) -> int:
     return 1 if failed else 0
 
 
+def _cluster(call: Call) -> tuple[str | None, Path | None]:
+    """Return the address of the scheduler, if one is named, and the folder of the certificates."""
+    address, folder = call.options["cluster"], call.options["cluster_tls"]
+    place = None if folder is None else Path(folder)
+    if address is not None:
+        from imgbuilder.fleet.cluster import check_address
+
+        check_address(address, place)
+    elif folder is not None:
+        raise UsageError("--cluster-tls needs --cluster", hint="--cluster tls://HOST:8786")
+    return address, place
+
+
+def _engine(
+    call: Call, state: FleetState, jobs: Sequence[Job], address: str | None, folder: Path | None
+) -> Engine:
+    """Return what builds: this machine, or a cluster that was checked."""
+    from imgbuilder.fleet.budget import Budget, usable_processors
+    from imgbuilder.fleet.pool import Pool
+
+    if address is None:
+        return Pool(state, Budget(call.options["jobs"] or usable_processors()), _passed_on(call))
+    from imgbuilder.fleet.cluster import Cluster, connect  # late: it loads Dask
+
+    client = connect(address, folder)
+    engine = Cluster(client, state, _passed_on(call), call.settings, call.options["jobs"])
+    try:
+        engine.check(jobs)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
 def fleet_status(call: Call) -> int:
     """Show the state of each host; return 1 unless all are built and up to date."""
+    from imgbuilder.fleet.places import Places
     from imgbuilder.fleet.state import FleetState, Standing
 
     fleet = _read(call)
     if fleet is None:
         return UsageError.exit_code
     state = FleetState.of(fleet)
-    found = _survey(call, fleet, state, None)
+    found = _survey(call, fleet, state, None, Places(fleet.hosts))
     if call.options["json"]:
         data = [
-            {"host": one.host.name, "state": one.standing.name.lower(), "output": str(one.host.output),
+            {"host": one.host.name, "state": one.standing.name.lower(), "output": one.host.goes_to,
              "finished": one.record and one.record.finished, "message": one.record and one.record.message}
             for one in found
         ]  # fmt: skip
@@ -108,7 +152,7 @@ def fleet_status(call: Call) -> int:
         rows = [("HOST", "STATE", "FINISHED", "OUTPUT")]
         for one in found:
             finished = one.record.finished if one.record else "-"
-            rows.append((one.host.name, one.standing.value, finished, _near(one.host.output)))
+            rows.append((one.host.name, one.standing.value, finished, _place(one.host)))
         show(_table(rows))
         for one in found:
             if one.record and one.record.message:
@@ -136,7 +180,7 @@ def export_fleet(call: Call) -> int:
 
 
 def _survey(
-    call: Call, fleet: Fleet, state: FleetState, part: tuple[int, int] | None
+    call: Call, fleet: Fleet, state: FleetState, part: tuple[int, int] | None, places: Places
 ) -> tuple[Surveyed, ...]:
     from imgbuilder.building.request import HostsideMode
     from imgbuilder.fleet.survey import survey
@@ -146,7 +190,7 @@ def _survey(
         fleet = replace(fleet, hosts=fleet.hosts[number - 1 :: parts])
     chosen = call.options.get("hostside")
     hostside = None if chosen is None else HostsideMode(chosen)
-    found = survey(fleet, state, call.services, call.reporter, hostside=hostside)
+    found = survey(fleet, state, call.services, places, call.reporter, hostside=hostside)
     call.reporter.close()
     return found
 
@@ -161,7 +205,9 @@ def _part(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-_NOT_PASSED_ON = {"json", "only", "changed", "jobs", "machine_readable", "quiet"}
+_NOT_PASSED_ON = {
+    "json", "only", "changed", "jobs", "machine_readable", "quiet", "cluster", "cluster_tls",
+}  # fmt: skip
 
 
 def _passed_on(call: Call) -> list[str]:
@@ -185,7 +231,9 @@ def _rows(found: tuple[Surveyed, ...], state: FleetState) -> list[tuple[Surveyed
     rows = []
     for one in found:
         record = state.record(one.host.name)
-        rows.append((one, record, state.standing(one.host, record, one.job.key, one.job.template)))
+        there = one.there or (record is not None and record != one.record and record.built)
+        standing = state.standing(one.host, record, one.job.key, one.job.template, there=there)
+        rows.append((one, record, standing))
     return rows
 
 
@@ -216,17 +264,23 @@ def _read(call: Call) -> Fleet | None:
     try:
         return read_fleet(Path(name))
     except FleetError as error:
-        for problem in error.problems:
-            call.reporter.error(problem.message, problem.hint)
-        call.reporter.error(error.message, error.hint)
+        _show_mistakes(call, error)
         return None
+
+
+def _show_mistakes(call: Call, error: FleetError) -> int:
+    """Show all mistakes of a fleet; return the exit code."""
+    for problem in error.problems:
+        call.reporter.error(problem.message, problem.hint)
+    call.reporter.error(error.message, error.hint)
+    return error.exit_code
 
 
 def _as_data(host: Host) -> dict[str, object]:
     return {
         "host": host.name,
         "template": host.recipe.settings["template"],
-        "output": str(host.output),
+        "output": host.goes_to,
         "addresses": list(host.addresses),
         "mac": host.mac or None,
         "recipe": host.text,
@@ -239,6 +293,21 @@ def _near(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def _then(host: Host) -> str:
+    """Return what follows the build, for an image that goes to another machine."""
+    if host.remote is None:
+        return ""
+    place = f"the image is put to {host.remote.kind}, {host.remote.holder}"
+    domain = host.remote.domain
+    if domain is None:
+        return place
+    return f"{place}, and its machine is {'defined and started' if domain.start else 'defined'}"
+
+
+def _place(host: Host) -> str:
+    return _near(host.output) if host.remote is None else host.goes_to
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -8,10 +8,10 @@ import shutil
 import sys
 import time
 
-from imgbuilder.fleet.pool import Progress
+from imgbuilder.fleet.engine import Progress
 from imgbuilder.fleet.state import Record
 from imgbuilder.host.text import printable
-from imgbuilder.terminal.console import show
+from imgbuilder.terminal.reporter import show
 
 _MOST_ROWS = 20
 
@@ -51,6 +51,8 @@ class FleetView:
         if self._quiet and record.built:
             return
         ending = f"built in {record.seconds:.1f} s" if record.built else f"failed: {record.message}"
+        if record.node and record.built:
+            ending += f" on {record.node}"
         show(f"[{self._shown}/{self._total}] {record.host}: {ending}\n")
         if record.hint:
             show(f"    {record.hint}\n")
@@ -60,7 +62,7 @@ class FleetView:
             return "stopping the running builds"
         if progress.stopping:
             return f"no more builds are started; waiting for {len(progress.running)}. Ctrl-C again stops them"
-        if progress.obstacle in ("memory", "space"):
+        if progress.obstacle in ("memory", "space", "nodes"):
             return f"waiting for {progress.obstacle}"
         return None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import click
@@ -187,6 +188,9 @@ class GetoptGroup(GetoptCommand, VerbGroup):
 
     def _verb_at(self, ctx: click.Context, args: list[str]) -> int | None:
         """Return the place of the first word that is not an option nor a value of one, if it is a verb."""
+        places = [at for at, word in enumerate(args) if word in self.commands]
+        if not places:
+            return None  # a build: the options of all verbs take their time
         options = [*self.options(ctx), *_options_below(self, ctx)]
         valued = {
             name[1]
@@ -195,12 +199,11 @@ class GetoptGroup(GetoptCommand, VerbGroup):
             for name in param.opts
             if not name.startswith("--")
         }
-        for at, word in enumerate(args):
-            if word in self.commands:
-                words = self.normalised(ctx, args[: at + 1], options)
-                first = _first_operand(words, valued)
-                if first is not None:
-                    return at if first == len(words) - 1 else None
+        for at in places:
+            words = self.normalised(ctx, args[: at + 1], options)
+            first = _first_operand(words, valued)
+            if first is not None:
+                return at if first == len(words) - 1 else None
         return None
 
 
@@ -255,9 +258,10 @@ def standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def standard() -> list[click.Parameter]:
-    """Return the same options, for the parameters of a command."""
-    return [Option(OTHER, *names, **attributes) for names, attributes in (*_STANDARD, *_NAMES_OPTIONS)]
+@cache
+def standard() -> tuple[Option, ...]:
+    """Return the same options, for the parameters of commands."""
+    return tuple(Option(OTHER, *names, **attributes) for names, attributes in (*_STANDARD, *_NAMES_OPTIONS))
 
 
 def version_option(version: str) -> Option:

@@ -30,9 +30,9 @@ from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
 from imgbuilder.machine.runscript import run_script
 from imgbuilder.running.checks import RunOptions, check_host
+from imgbuilder.running.console import log_in, run_key_file, run_machine
 from imgbuilder.running.images import ReadyImage, cached_image, customized_image, kept_image
-from imgbuilder.running.session import log_in, run_key_file, run_machine
-from imgbuilder.terminal.console import show
+from imgbuilder.terminal.reporter import show
 
 _RANDOM = PasswordSelector(PasswordSource.RANDOM)
 _IMAGES = frozenset({".img", *(f".{kind}" for kind in OutputFormat)})

@@ -23,7 +23,7 @@ from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.events import warn
 from imgbuilder.host.text import printable
 from imgbuilder.services import Services
-from imgbuilder.terminal.console import CAPABILITIES, ConsoleReporter, json_lines, open_stream
+from imgbuilder.terminal.reporter import CAPABILITIES, ConsoleReporter, json_lines, open_stream
 from imgindex import __version__
 
 _STARTED = time.monotonic()

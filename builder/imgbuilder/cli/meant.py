@@ -55,6 +55,8 @@ def refuse_mistyped(call: Call, name: str, verb: str | None = None) -> None:
     is_image = Path(name).suffix in _IMAGE_SUFFIXES and Path(name).is_file()
     if verb is None and not is_image and not _asks_servers(call.settings):
         return  # the sources answer as quickly
+    if _is_section(name, call):
+        return
     known = known_templates(call.settings, call.ctx.obj.make_services)
     if name in known:
         return
@@ -91,6 +93,13 @@ def comma_meant(call: Call) -> str | None:
 def _asks_servers(settings: Settings) -> bool:
     sources = settings.configured_sources(ignore)
     return not settings.offline and any(local_path(uri) is None for item in sources for uri in item.addresses)
+
+
+def _is_section(name: str, call: Call) -> bool:
+    """Tell whether an index that was accepted last names the template; to verify and read it takes longer."""
+    states, section = call.ctx.obj.make_services(call.settings).states(), f"\n[{name}]\n".encode()
+    sources = call.settings.configured_sources(ignore)
+    return any(section in (states.last_index(source.addresses) or b"") for source in sources)
 
 
 def _key(name: str) -> tuple[str, str]:

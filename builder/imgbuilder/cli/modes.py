@@ -17,7 +17,7 @@ from imgbuilder.cli.requests import Call, appliance_options, build_request, kern
 from imgbuilder.disk.diskimage import parse_format
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.host.text import printable
-from imgbuilder.terminal.console import show
+from imgbuilder.terminal.reporter import show
 
 _PAGES = ("pybuilder", "pybuilder-customize", "pybuilder-repo")
 """The manual pages."""

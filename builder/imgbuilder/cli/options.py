@@ -214,7 +214,13 @@ FLEET = (
     Option(BUILD, "--only", metavar="K/N", help="Build only the K-th of N parts, for several machines."),
     Option(
         BUILD, "-j", "--jobs", metavar="N", callback=integer,
-        help="Most builds at a time [default: the number of processors].",
+        help="Most builds at a time [default: the number of processors, here or of the cluster].",
+    ),
+    Option(
+        BUILD, "--cluster", metavar="tls://HOST:PORT", help="Build on the nodes of this Dask scheduler."
+    ),
+    Option(
+        BUILD, "--cluster-tls", metavar="DIR", help="Certificates for it: ca.pem, node.pem and node.key."
     ),
     JSON,
 )  # fmt: skip

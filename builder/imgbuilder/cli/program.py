@@ -12,7 +12,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.services import Services
 from imgbuilder.terminal.boundary import run_command
 from imgbuilder.terminal.configuration import apply_configuration
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.reporter import ConsoleReporter
 
 
 class VerbGroup(click.Group):

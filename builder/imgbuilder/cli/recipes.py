@@ -16,7 +16,7 @@ from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import follow
 from imgbuilder.sizes import counted
-from imgbuilder.terminal.console import show
+from imgbuilder.terminal.reporter import show
 
 _VALUES = {
     "arch": "arch_", "output": "output", "format": "format_", "compress": "compress", "linked": "linked",

@@ -25,7 +25,7 @@ from imgbuilder.host import arch
 from imgbuilder.machine.model import Forward
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import parse_size
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.reporter import ConsoleReporter
 
 _LEAST_MEMORY = 256
 """MiB; libguestfs 1.48 refuses less in guestfs_set_memsize(3)."""

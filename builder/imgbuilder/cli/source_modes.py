@@ -14,7 +14,7 @@ from imgbuilder.fetch.urls import Address, check_uri
 from imgbuilder.host import paths
 from imgbuilder.services import Settings
 from imgbuilder.sizes import counted
-from imgbuilder.terminal.console import show
+from imgbuilder.terminal.reporter import show
 from imgindex.accept import show as show_time
 
 

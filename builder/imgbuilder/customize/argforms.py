@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
+from imgbuilder.guests.windows import DRIVE
 
 Raw = str | tuple[str, ...] | bool | None
 """The unconverted value of one field: a text, a list of texts or a switch; None if it was left out."""
@@ -176,7 +177,12 @@ def _split(parts: tuple[ArgumentPart, ...]) -> ArgumentForm:
     metavar = ":".join(part.metavar for part in parts)
 
     def cut(text: str) -> tuple[Raw, ...]:
-        *firsts, last = _COLON.split(text, len(parts) - 1)
+        # A drive's colon does not split: C:\Windows is a path in the guest, and never a local file.
+        drive = DRIVE.match(text) if parts[0].kind is Kind.TEXT else None
+        start = drive.end() if drive else 0
+        *firsts, last = _COLON.split(text[start:], len(parts) - 1)
+        if drive and firsts:
+            firsts[0] = drive[0] + firsts[0]
         texts = [*map(_unescape, firsts), last]
         if len(texts) != len(parts):
             raise _shape_error(metavar)

@@ -10,6 +10,7 @@ from imgbuilder.customize.facts import GuestFacts
 from imgbuilder.customize.passwords import Crypto
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.events import Reporter, ignore
+from imgbuilder.guests.windows import WindowsFacts
 from imgbuilder.host.variation import Variation
 
 
@@ -31,6 +32,8 @@ class GuestContext:
     password_crypto: Crypto = Crypto.SHA512
     implicit_root_password: bool = False
     """True if root gets a random password if no operation sets one."""
+    windows: WindowsFacts | None = None
+    """Facts about Windows; None in other guests."""
     log_file: str = "/tmp/builder.log"  # noqa: S108 - a path in the guest
     """The file in the guest for the output of commands."""
     on_event: Reporter = field(default=ignore, repr=False)
@@ -42,6 +45,8 @@ class GuestContext:
     """Variables for commands whose values are hidden everywhere."""
     mirror: str = field(default="", repr=False)
     package_cache: Path | None = None
+    windows_runner: Path | None = None
+    """The program of ``--windows-runner``; None to look for one."""
     wanted: dict[str, str] = field(default_factory=dict, repr=False)
     """File names of packages that apt was about to fetch, and their SHA-256."""
     memory: str = ""

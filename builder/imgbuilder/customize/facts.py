@@ -26,6 +26,10 @@ class System(enum.Enum):
     FREEBSD = "freebsd"
 
 
+EVERYWHERE = (System.LINUX, System.WINDOWS)
+"""The kinds of guests that can be changed."""
+
+
 class Family(enum.Enum):
     """Distributions that keep their files in the same places."""
 
@@ -187,13 +191,16 @@ def read_facts(guest: Guest) -> GuestFacts:
     candidates = [distro, *release.get("ID_LIKE", "").lower().split()]
     family = next((_FAMILY_OF[name] for name in candidates if name in _FAMILY_OF), Family.OTHER)
     name = release.get("PRETTY_NAME") or release.get("NAME") or distro
+    system = _system(guest, distro)
+    if system is System.WINDOWS:
+        name = "Windows"
     return GuestFacts(
         distro=distro,
         family=family,
         version=_version(release.get("VERSION_ID", "")),
         package_manager=_package_manager(guest, family),
         product_name=without_controls(one_line(name, _LONGEST_NAME)),
-        system=_system(guest, distro),
+        system=system,
         inits=_inits(guest, family),
         network=_network(guest, family),
     )
@@ -202,7 +209,7 @@ def read_facts(guest: Guest) -> GuestFacts:
 def _system(guest: Guest, distro: str) -> System:
     if distro == "freebsd" or guest.exists("/bin/freebsd-version"):
         return System.FREEBSD
-    if distro == "unknown" and guest.glob("/[Ww][Ii][Nn][Dd][Oo][Ww][Ss]/[Ss]ystem32"):
+    if distro == "unknown" and guest.glob("/[Ww][Ii][Nn][Dd][Oo][Ww][Ss]/[Ss][Yy][Ss][Tt][Ee][Mm]32"):
         return System.WINDOWS
     return System.LINUX
 

@@ -187,13 +187,17 @@ def script_name(number: int, name: str) -> str:
     return f"{_PRIORITY}-{number:04d}-" + re.sub(r"[^A-Za-z0-9_]", "-", name)[:_NAME_LENGTH]
 
 
+def next_script_name(guest: Guest, folder: str, name: str) -> str:
+    """Return the file name of a script that runs after those in a folder."""
+    matches = [_NUMBERED.match(file) for file in guest.ls(folder)]
+    return script_name(max((int(match[1]) for match in matches if match), default=0) + 1, name)
+
+
 def install_firstboot(guest: Guest, facts: GuestFacts, name: str, content: bytes) -> None:
     """Install a script that runs at first boot, after the scripts installed before it."""
     scripts = f"{BASE}/scripts"
     guest.mkdir_p(scripts)
-    matches = [_NUMBERED.match(file) for file in guest.ls(scripts)]
-    number = max((int(match[1]) for match in matches if match), default=0) + 1
-    _write(guest, f"{scripts}/{script_name(number, name)}", content, 0o755)
+    _write(guest, f"{scripts}/{next_script_name(guest, scripts, name)}", content, 0o755)
     _write(guest, _DRIVER, driver_text().encode(), 0o755)
     for init in facts.inits:
         _ENABLE[init](guest, facts.family)

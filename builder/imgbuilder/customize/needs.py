@@ -7,7 +7,7 @@ changed; docs/guests.md shows the answers for each kind of guest.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from imgbuilder.customize.facts import Family, GuestFacts, PackageManager, System
 from imgbuilder.errors import OperationError
@@ -61,7 +61,7 @@ def _apt(facts: GuestFacts) -> Answer:
 
 
 def _first_boot(facts: GuestFacts) -> Answer:
-    if facts.inits:
+    if facts.inits or facts.system is System.WINDOWS:
         return None
     return (
         f"no init system that could start scripts was found in the guest ({facts.product_name})",
@@ -102,12 +102,24 @@ _ANSWERS: dict[Need, Callable[[GuestFacts], Answer]] = {
 }
 
 
-def check_system(facts: GuestFacts) -> None:
-    """Refuse guests whose files cannot be changed by operations."""
-    if facts.system is not System.LINUX:
+def check_system(facts: GuestFacts, systems: Collection[System], keyword: str) -> None:
+    """Refuse an operation that is not for guests of this kind."""
+    if facts.system in systems:
+        return
+    if facts.system is System.FREEBSD:
         raise OperationError(
-            f"the guest is not Linux but {facts.system.value!r}", hint="only Linux guests can be customized"
+            f"the guest is not Linux but {facts.system.value!r}",
+            hint="only guests with Linux or Windows can be customized",
         )
+    if facts.system is System.WINDOWS:
+        raise OperationError(
+            f"--{keyword}: the guest is Windows, and this is for Linux only",
+            hint="use --firstboot or --firstboot-command, whose scripts Windows runs itself",
+        )
+    raise OperationError(
+        f"--{keyword}: the guest is not Windows ({facts.product_name}), and this is for Windows only",
+        hint=f"leave --{keyword} out",
+    )
 
 
 def check_need(facts: GuestFacts, need: Need, keyword: str) -> None:

@@ -65,6 +65,13 @@ class Operation(ABC):
         """The passwords that it sets."""
         return ()
 
+    @property
+    def guest_paths(self) -> tuple[str, ...]:
+        """The paths in the guest that it names, as the user wrote them."""
+        return tuple(
+            getattr(self, field.name) for field in dataclasses.fields(self) if field.metadata.get("guest")
+        )
+
     def describe(self) -> str:
         """Return the progress text, without secrets."""
         shown = {field.name: _shown(getattr(self, field.name)) for field in dataclasses.fields(self)}

@@ -53,7 +53,9 @@ _ZYPPER_OK = '|| case $? in 102|103) : ;; *) exit "$?" ;; esac'
 _WORD = r"[A-Za-z0-9@_][A-Za-z0-9@+._:~=-]*"
 _RPM = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/+._:~=<>^()*?-]*")
 _APT = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:[:][a-z0-9-]+)?(?:=[A-Za-z0-9.+:~*?-]+|/[A-Za-z0-9.+:~-]+)?|/[A-Za-z0-9+._:~/-]+\.deb"
+    r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:[:][a-z0-9-]+)?(?:=[A-Za-z0-9.+:~*?-]+|/[A-Za-z0-9.+:~-]+)?"
+    r"|[a-z0-9][a-z0-9.+-]*\^"  # a task
+    r"|/[A-Za-z0-9+._:~/-]+\.deb"
 )
 
 
@@ -237,9 +239,13 @@ def deviations(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+_HELD = "a program that an earlier command left running holds the lock: let that command wait for its end"
 _REPAIRS = {
     "dpkg was interrupted": "first repair the template: --run-command 'dpkg --configure -a'",
     "Unmet dependencies. Try": "first repair the template: --run-command 'apt-get -y --fix-broken install'",
+    "Could not get lock": _HELD,
+    "Unable to lock database": _HELD,
+    "System management is locked": _HELD,
     "unable to lock database": "first remove the template's lock: --delete /var/lib/pacman/db.lck",
 }
 """Signs in a package manager's output that the template was left in the middle of something."""

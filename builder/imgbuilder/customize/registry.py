@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Raw
+from imgbuilder.customize.facts import System
 from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import FieldError, Operation, Phase, name_option
 from imgbuilder.customize.values import read_given
@@ -35,6 +36,7 @@ _MODULES = (
     "staticip",
     "scripts",
     "identity",
+    "windows",
     "buildoptions",
 )
 """The modules of ``imgbuilder.customize.ops``."""
@@ -61,6 +63,8 @@ class Spec:
     """True if its argument may contain a secret and must not be printed."""
     needs: tuple[Need, ...]
     """Its needs besides files that can be written."""
+    systems: tuple[System, ...]
+    """The kinds of guests that it is for."""
 
     @property
     def metavar(self) -> str:
@@ -114,6 +118,7 @@ def operation(
     runs_in_guest: bool = False,
     secret: bool = False,
     needs: tuple[Need, ...] = (),
+    systems: tuple[System, ...] = (System.LINUX,),
 ) -> Callable[[type[_Class]], type[_Class]]:
     """Declare the decorated dataclass as the operation ``keyword``.
 
@@ -132,8 +137,9 @@ def operation(
         cls.keyword = keyword
         cls.progress = progress
         _registered[keyword] = Spec(
-            keyword, cls, form, first.rstrip("."), rest.strip(), phase, network, runs_in_guest, secret, needs
-        )
+            keyword, cls, form, first.rstrip("."), rest.strip(), phase, network, runs_in_guest, secret, needs,
+            systems,
+        )  # fmt: skip
         return cls
 
     return register

@@ -5,28 +5,35 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from imgbuilder.customize import deviceuuids
+from imgbuilder.customize.buildnetwork import check_network, seen_from_guest
 from imgbuilder.customize.commands import choose_log_file, memory_folder
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import System
 from imgbuilder.customize.needs import check_need, check_system
-from imgbuilder.customize.network import check_network, seen_from_guest
 from imgbuilder.customize.operation import Operation, Phase, name_option
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword, own_crypto
 from imgbuilder.customize.ops.buildoptions import Mirror, PackageCache, PasswordCrypto, Secret
+from imgbuilder.customize.ops.identity import Sysprep
 from imgbuilder.customize.ops.system import (
     NoSelinuxRelabel,
     SelinuxRelabel,
     SelinuxRelabelExclude,
     has_selinux,
+    warn_of_missing_policy,
 )
+from imgbuilder.customize.ops.windows import WindowsRunner
 from imgbuilder.customize.passwords import Crypto, PasswordSelector, PasswordSource, random_password
 from imgbuilder.customize.registry import spec_of
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.customize.sysprep import set_machine_id, set_random_seed
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step, ignore, info
-from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Appliance, Guest
+from imgbuilder.guests.windows import DRIVE
+from imgbuilder.guests.windowsfiles import WindowsGuest
 
 Rescue = Callable[[Guest, GuestContext, OperationError], None]
 
@@ -80,7 +87,12 @@ def needs_commands(operations: Sequence[Operation]) -> bool:
 
 def needs_appliance(operation: Operation) -> bool:
     """Tell whether an operation needs an appliance, as programs of the guest and of the appliance do."""
-    return spec_of(operation).runs_in_guest or operation.keyword in {"scrub", "selinux-relabel"}
+    changes_devices = isinstance(operation, Sysprep) and deviceuuids.FILESYSTEMS in operation.tasks
+    return (
+        spec_of(operation).runs_in_guest
+        or operation.keyword in {"scrub", "selinux-relabel"}
+        or changes_devices
+    )
 
 
 def sets_root_password(operations: Sequence[Operation]) -> bool:
@@ -117,7 +129,12 @@ def customize(
         rescue: Called if an operation fails in the guest, before anything is cleaned up.
     """
     validate(operations)
+    context = replace(context, windows_runner=_windows_runner(operations))
     check_guest(operations, context)
+    if context.windows is not None and operations:
+        files = WindowsGuest(guest, context.windows.drive)
+        _customize_windows(files, operations, replace(context, log_file="", on_event=on_event), rescue)
+        return CustomizeResult("")
     if context.facts.system is not System.LINUX:
         info(on_event, f"the guest is {context.facts.system.value!r} and is not customized")
         return CustomizeResult("")
@@ -144,6 +161,7 @@ def customize(
 def _customize(
     guest: Guest, operations: Sequence[Operation], context: GuestContext, rescue: Rescue | None
 ) -> CustomizeResult:
+    warn_of_missing_policy(guest, context.on_event)
     random_bytes = context.variation.random_bytes
     set_random_seed(guest, context.facts, random_bytes, context.on_event)
     set_machine_id(guest, random_bytes, context.on_event)
@@ -164,6 +182,45 @@ def _customize(
         with _named(operation):
             operation.apply(guest, context)
     return CustomizeResult(context.log_file, root_password)
+
+
+def finish_devices(
+    appliance: Appliance,
+    root: str,
+    operations: Sequence[Operation],
+    context: GuestContext,
+    on_event: Reporter,
+    *,
+    only_system: bool = True,
+) -> None:
+    """Change the devices of a guest that was customized, as ``--sysprep`` asks; it may be unmounted then."""
+    for operation in operations:
+        if isinstance(operation, Sysprep) and operation.device_tasks:
+            with _named(operation):
+                deviceuuids.renew(
+                    appliance,
+                    root,
+                    operation.device_tasks,
+                    context.variation.random_bytes,
+                    on_event,
+                    only_system=only_system,
+                )
+
+
+def _customize_windows(
+    guest: WindowsGuest, operations: Sequence[Operation], context: GuestContext, rescue: Rescue | None
+) -> None:
+    """Customize Windows: no command runs in it, so there is no log, and nothing to seed or to relabel."""
+    try:
+        _apply_all(guest, _in_phase(operations, Phase.NORMAL), context)
+    except OperationError as error:
+        if rescue is not None:
+            rescue(guest, context, error)
+        raise
+
+
+def _windows_runner(operations: Sequence[Operation]) -> Path | None:
+    return next((item.program for item in reversed(operations) if isinstance(item, WindowsRunner)), None)
 
 
 def _apply_all(guest: Guest, operations: Sequence[Operation], context: GuestContext) -> None:
@@ -198,10 +255,21 @@ def _set_passwords(guest: Guest, operations: Sequence[Operation], context: Guest
 
 def check_guest(operations: Sequence[Operation], context: GuestContext) -> None:
     """Check that the operations fit a guest, without changing it."""
-    if operations:
-        check_system(context.facts)
+    if operations and context.facts.system is System.WINDOWS and context.windows is None:
+        raise OperationError(
+            "the guest looks like Windows, but its registry was not examined",
+            hint="customize its disk: pybuilder-customize -a DISK",
+        )
+    context = replace(context, windows_runner=_windows_runner(operations))
     for operation in operations:
         spec = spec_of(operation)
+        check_system(context.facts, spec.systems, operation.keyword)
+        drives = [path for path in operation.guest_paths if DRIVE.match(path)]
+        if drives and context.windows is None:
+            raise OperationError(
+                f"--{operation.keyword}: {drives[0]} is a path of Windows, and the guest is not Windows",
+                hint="begin the path with /",
+            )
         for need in spec.needs:
             check_need(context.facts, need, operation.keyword)
         if spec.runs_in_guest and not context.runs_commands:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgbuilder.customize.accountfiles import people, without_accounts
+from imgbuilder.customize.deviceuuids import TASKS as DEVICE_TASKS
+from imgbuilder.customize.deviceuuids import TEXTS
 from imgbuilder.customize.facts import Family, GuestFacts
-from imgbuilder.customize.identities import NOT_TASKS, PEER_NAMES, TASKS, SysprepTask
-from imgbuilder.errors import UsageError
+from imgbuilder.customize.syspreptasks import NOT_TASKS, PEER_NAMES, TASKS, SysprepTask
+from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.guests.ports import Guest
 from imgbuilder.host.variation import RandomBytes
@@ -65,7 +67,8 @@ def task_list() -> str:
         lines.append(f"{name}: {task.about}" + ("" if task.in_all else " (not in all)"))
         if others:
             lines.append(f"    also called {', '.join(others)}")
-        lines += [f"    {pattern}" for pattern in task.patterns]
+        patterns = TEXTS if name in DEVICE_TASKS else task.patterns
+        lines += [f"    {pattern}" for pattern in patterns]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -80,6 +83,8 @@ def clean(guest: Guest, name: str, *, keep: str = "") -> None:
             guest.truncate(path)
     for path, content in _edited(guest, task):
         guest.replace(path, content)
+    for path in task.create:
+        guest.touch(path)
     if name == _ACCOUNTS:
         _remove_accounts(guest)
 
@@ -96,6 +101,7 @@ def find(guest: Guest, names: Sequence[str] = ALL) -> list[IdentityFile]:
             if not guest.is_symlink(path) and guest.is_file(path) and guest.stat(path).size
         }
         paths |= {path for path, _content in _edited(guest, task)}
+        paths |= {path for path in task.create if not guest.exists(path)}
         if name == _ACCOUNTS and guest.is_file("/etc/passwd"):
             paths |= {entry.home for entry in people(guest.read("/etc/passwd"))}
         found += [IdentityFile(name, path) for path in sorted(paths)]
@@ -109,7 +115,36 @@ def _removed(guest: Guest, task: SysprepTask) -> list[str]:
         for path in _plain_files(guest, (pattern,))
         if text.search(guest.read(path))
     ]
-    return [*_matches(guest, task.remove), *_plain_files(guest, task.remove_files), *held]
+    named = [
+        path
+        for folder, endings in task.named
+        if guest.is_dir(folder)
+        for path in _all_files(guest, folder)
+        if path.endswith(endings)
+    ]
+    return [*_matches(guest, task.remove), *_plain_files(guest, task.remove_files), *held, *named]
+
+
+def _all_files(guest: Guest, folder: str) -> list[str]:
+    """Return the paths of all files below a folder, which may have more of them than one list may have."""
+    try:
+        return guest.files_below(folder)
+    except GuestCallError as error:
+        if error.errno_name != "EFBIG":
+            raise
+    try:
+        names = guest.ls(folder)
+    except GuestCallError as error:
+        raise OperationError(
+            f"--sysprep: {folder} has too many files to look for copies that editors left",
+            hint="leave that task out: --sysprep all,-backup-files",
+        ) from error
+    found = []
+    for path in (f"{folder}/{name}" for name in names):
+        if guest.is_symlink(path):
+            continue
+        found += _all_files(guest, path) if guest.is_dir(path) else [path] if guest.is_file(path) else []
+    return found
 
 
 def _edited(guest: Guest, task: SysprepTask) -> list[tuple[str, bytes]]:
@@ -178,6 +213,19 @@ def warn_without_host_keys(guest: Guest, on_event: Reporter) -> None:
         "--sysprep: nothing in the guest seems to make new ssh host keys, without which sshd does not start: "
         "add --firstboot-command 'ssh-keygen -A'",
     )
+
+
+_ASKERS = (
+    "/etc/rc.d/rc.sysinit", "/etc/rc.sysinit", "/etc/init.d/*", "/usr/lib/systemd/system/*configur*.service",
+    "/lib/systemd/system/*configur*.service",
+)  # fmt: skip
+"""Programs that may ask questions at boot because of the file of ``flag-reconfiguration``."""
+
+
+def warn_without_questions(guest: Guest, on_event: Reporter) -> None:
+    """Warn if no known program of the guest reads the file of ``flag-reconfiguration``."""
+    if not any(b"/.unconfigured" in guest.read(path) for path in _plain_files(guest, _ASKERS)):
+        warn(on_event, "--sysprep: nothing in the guest seems to read /.unconfigured at boot")
 
 
 _SEED_FILES = (

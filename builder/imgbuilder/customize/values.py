@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from imgbuilder.errors import UsageError
 from imgbuilder.fetch.urls import Address
+from imgbuilder.guests.windows import DRIVE
 from imgbuilder.host import localtree
 from imgindex.files import open_file, open_given
 
@@ -37,11 +38,13 @@ LAST_ID = 2**32 - 2
 
 
 def guest_path(path: str) -> str:
-    """Accept an absolute path in the guest."""
-    if not path.startswith("/"):
+    """Accept an absolute path in the guest: from ``/``, or from the letter of a drive in Windows."""
+    drive = DRIVE.match(path)
+    if not path.startswith("/") and not drive:
         raise UsageError(f"{path!r} is not an absolute path in the guest", hint="begin the path with /")
     single_line(path)
-    if len(path.encode()) >= _PATH_MAX or any(len(name.encode()) > _NAME_MAX for name in path.split("/")):
+    names = path.replace("\\", "/").split("/") if drive else path.split("/")
+    if len(path.encode()) >= _PATH_MAX or any(len(name.encode()) > _NAME_MAX for name in names):
         raise UsageError(
             "the path is longer than Linux allows",
             hint=f"at most {_NAME_MAX} bytes per name and {_PATH_MAX - 1} in all",
@@ -51,7 +54,8 @@ def guest_path(path: str) -> str:
 
 def removable_guest_path(path: str) -> str:
     """Accept an absolute path in the guest that is not its root directory."""
-    if posixpath.normpath(guest_path(path)).strip("/") == "":
+    plain = DRIVE.sub("", guest_path(path))
+    if posixpath.normpath(plain).strip("/\\") == "":
         raise UsageError("the guest's root directory itself cannot be removed or moved")
     return path
 
@@ -247,8 +251,8 @@ def _rule(check: Callable[[Any], object]) -> Mapping[str, object]:
     return {"rule": check}
 
 
-GUEST_PATH = _rule(guest_path)
-REMOVABLE_GUEST_PATH = _rule(removable_guest_path)
+GUEST_PATH: Mapping[str, object] = {"rule": guest_path, "guest": True}
+REMOVABLE_GUEST_PATH: Mapping[str, object] = {"rule": removable_guest_path, "guest": True}
 GUEST_PATHS = _rule(guest_paths)
 LINK_TARGET = _rule(link_target)
 HOSTNAME = _rule(hostname)

@@ -1,4 +1,4 @@
-"""One request by http or https: the only module that uses requests and urllib3.
+"""One request by http or https, its proxy and certificates: the only module with requests and urllib3.
 
 Their automatic redirects, decoding, cookies, netrc and retries are switched off
 (``docs/threat-model.md`` T12, T22, T23).

@@ -18,6 +18,8 @@ _APPLIANCE = 1280 << 20
 """Bytes of memory of an appliance with libguestfs's default, and of QEMU around it."""
 _BUILD = 160 << 20
 """Bytes of memory of pybuilder itself."""
+GROWING = 10.0
+"""Seconds in which a build has not yet taken the memory that it needs."""
 
 
 @dataclass(frozen=True)

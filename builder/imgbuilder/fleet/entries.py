@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
+from imgbuilder.machine.model import DEFAULT_MEMORY
 from imgbuilder.recipe.document import Key, RecipeDocument, nearest, read_text
 from imgbuilder.recipe.recipe import SETTINGS
 from imgbuilder.recipe.variables import NAME, next_to
@@ -26,11 +27,22 @@ LISTS = {
     "ssh-keys": "Public ssh keys that may log in as root, as file:PATH or string:KEY.",
 }
 """Keys of a host that have a list of texts, or one text, and their descriptions."""
+DOMAIN = {
+    "domain": ("For libvirt: define, or start, the machine of the image.", ""),
+    "memory": ("Memory of that machine in MiB.", str(DEFAULT_MEMORY)),
+    "cpus": ("Its processors.", "1"),
+    "net": ("The network of libvirt that its card is in.", "default"),
+}
+"""Keys of a host about the machine in libvirt, their descriptions and defaults."""
 TEXTS = {
     "mac": "MAC address of the card that gets the addresses, or auto for one that follows from the name.",
     "interface": "Name of the interface that gets the addresses.",
     **{name: SETTINGS[name].summary for name in ("template", "arch", "size", "format", "memsize", "seed")},
-    "output": "The image, relative to the fleet's file; the default is {host} and the format.",
+    "output": "The image: a file, relative to the fleet's file; the default is {host} and the format. "
+    "Or block:DEVICE, libvirt:POOL/VOLUME, or s3://BUCKET/OBJECT.",
+    "server": "For libvirt: its URI, such as qemu+ssh://root@host/system. For S3: the URL of a server other "
+    "than Amazon's.",
+    **{name: text for name, (text, _default) in DOMAIN.items()},
 }
 """Keys of a host that have a text."""
 NAMES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,8 @@ from imgbuilder.customize.run import validate
 from imgbuilder.customize.values import hostname
 from imgbuilder.errors import UsageError
 from imgbuilder.fleet.entries import Draft, Entry, FleetError, Place, Problems, Value, read_draft
+from imgbuilder.fleet.outputs import OutputReader, output_key
+from imgbuilder.outputs.store import Remote
 from imgbuilder.recipe.document import nearest
 from imgbuilder.recipe.reader import RecipeFiles
 from imgbuilder.recipe.recipe import SETTINGS, Recipe, SettingKind
@@ -38,7 +39,8 @@ class Host:
         name: Its name.
         recipe: All that its image is made of; files that it names have absolute paths.
         operations: The recipe's operations, checked.
-        output: The image.
+        output: The image; if its place is on another machine, the file that it is first.
+        remote: That place; None for a file or a block device.
         addresses: Its fixed addresses.
         mac: The MAC address of the card that has them, or an empty text.
         place: Returns the file and line that it comes from.
@@ -48,6 +50,7 @@ class Host:
     recipe: Recipe
     operations: tuple[Operation, ...] = field(repr=False)
     output: Path
+    remote: Remote | None
     addresses: tuple[str, ...]
     mac: str
     place: Place = field(repr=False, compare=False)
@@ -57,9 +60,14 @@ class Host:
         """The recipe as TOML, without the values of secrets."""
         return recipe_text(self.recipe, None)
 
+    @property
+    def goes_to(self) -> str:
+        """The place of its image, as people write it."""
+        return str(self.remote or self.output)
+
     def request(self, hostside: HostsideMode | None = None) -> BuildRequest:
         """Return the request to build its image."""
-        return replace(self.recipe.request(), hostside=hostside)
+        return replace(self.recipe.request(), hostside=hostside, output=self.output)
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def read_fleet(path: Path) -> Fleet:
     hosts = [host for entry in draft.entries for host in maker.hosts(entry)]
     _check_doubles(hosts, problems)
     for folder, host in {host.output.parent: host for host in reversed(hosts)}.items():
-        if not folder.is_dir():
+        if host.remote is None and not folder.is_dir():
             message, hint = f"the folder {folder} is missing", f"make it first: mkdir -p {folder}"
             problems.add(host.place, f"{message}, where the image of {host.name} goes", hint)
     if not draft.entries:
@@ -186,8 +194,11 @@ class _HostMaker:
         if recipe is None or len(self._problems.found) > before:
             return None
         settings = {**recipe.settings, **settings}
-        output = self._output(numbered.name, settings, texts)
-        settings["output"] = str(output)
+        output, remote = self._output(numbered.name, settings, texts, entry)
+        if remote is None:
+            settings["output"] = str(output)
+        else:
+            settings.pop("output", None)
         operations = (*own, *recipe.operations)
         made = tuple(written.make() for written in operations)
         if "template" not in settings:
@@ -196,7 +207,10 @@ class _HostMaker:
         fixed = [operation for operation in made if isinstance(operation, StaticIp)]
         addresses = tuple(text for operation in fixed for text in operation.addresses)
         mac = fixed[0].mac if fixed else ""
-        return Host(numbered.name, Recipe(settings, operations), made, output, addresses, mac, entry.place)
+        if remote is not None and remote.domain is not None:
+            remote = replace(remote, domain=replace(remote.domain, mac=mac))
+        recipe = Recipe(settings, operations)
+        return Host(numbered.name, recipe, made, output, remote, addresses, mac, entry.place)
 
     def _filled(self, numbered: _Numbered, value: Value) -> tuple[str, ...]:
         try:
@@ -239,17 +253,13 @@ class _HostMaker:
                     setting.check(found[name])
         return found
 
-    def _output(self, name: str, settings: Mapping[str, Any], texts: Mapping[str, tuple[str, ...]]) -> Path:
-        if "output" in texts:
-            text = " ".join(texts["output"])
-        elif "output" in settings and self._count > 1:
+    def _output(
+        self, name: str, settings: Mapping[str, Any], texts: Mapping[str, tuple[str, ...]], entry: Entry
+    ) -> tuple[Path, Remote | None]:
+        if "output" not in texts and "output" in settings and self._count > 1:
             raise UsageError("all hosts have the output of the recipe", hint='add output = "{host}.img"')
-        else:
-            kind = settings.get("format", "qcow2" if settings.get("linked") else "raw")
-            text = f"{name}.{'img' if kind == 'raw' else kind}"
-        if "{" in text or not text.strip():
-            raise UsageError(f"{text!r} is not a file", hint="the marks are {host} and, in ranges, {n}")
-        return Path(os.path.normpath(self._path.parent / text))
+        given = {key: Value(values, entry.values[key].place) for key, values in texts.items()}
+        return OutputReader(name, self._path.parent, settings, given, self._problems).read()
 
     def _network(self, name: str, texts: Mapping[str, tuple[str, ...]], entry: Entry) -> Written | None:
         if "addresses" not in texts:
@@ -308,7 +318,7 @@ def _check_doubles(hosts: list[Host], problems: Problems) -> None:
     """Find hosts that share what only one can have."""
     kinds: dict[str, Callable[[Host], list[str]]] = {
         "name": lambda host: [host.name.lower()],
-        "output": lambda host: [str(host.output)],
+        "output": lambda host: [output_key(host.output, host.remote)],
         "address": lambda host: [text.partition("/")[0] for text in host.addresses],
         "MAC address": lambda host: [host.mac] if host.mac else [],
     }

@@ -46,7 +46,7 @@ def _row(surveyed: Surveyed, record: Record | None, standing: Standing) -> str:
     cells = (
         f"<td>{_text(surveyed.host.name)}</td><td{good}>{_text(standing.value)}</td>"
         f'<td class="number">{seconds}</td><td>{_text(finished)}</td>'
-        f"<td>{_text(str(surveyed.host.output))}</td><td>{_text(message)}</td>"
+        f"<td>{_text(surveyed.host.goes_to)}</td><td>{_text(message)}</td>"
     )
     return f"<tr>{cells}</tr>"
 

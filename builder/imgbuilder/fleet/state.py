@@ -21,13 +21,17 @@ from typing import Any
 
 from imgbuilder.customize.argforms import Kind
 from imgbuilder.customize.ops.buildoptions import Secret
+from imgbuilder.customize.secrecy import parse_source
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.fleet.hosts import Fleet, Host
 from imgbuilder.host import locks
+from imgbuilder.outputs.store import Remote
 from imgbuilder.recipe.variables import split_selector
 from imgindex import __version__
 from imgindex.files import make_folder, open_file, read_json, write_file, write_json
 
+ORDERS = "pybuilder-"
+"""Names of files for the nodes of a cluster begin with a dot and this."""
 _VERSION = 1
 _LARGEST = 64 * 1024
 _CHUNK = 1 << 20
@@ -62,25 +66,27 @@ class Record:
 
     Attributes:
         host: Its name.
-        built: Whether there is an image.
         key: The digest of all that it was made of.
         template: The digest of its template.
+        output: The image.
+        built: Whether there is an image.
         seconds: The time that the build took.
         finished: When it ended, in UTC.
-        output: The image.
         message: The error, if the build failed.
         hint: The hint of the error.
+        node: The node of a cluster that built it, or an empty text.
     """
 
     host: str
-    built: bool
     key: str
     template: str
-    seconds: float
-    finished: str
     output: str
+    built: bool = False
+    seconds: float = 0.0
+    finished: str = ""
     message: str = ""
     hint: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,9 @@ class FleetState:
                     f"this fleet is being built by another process ({self.folder})",
                     hint="wait for it; parts can be built at the same time: --only 1/2",
                 )
+            if not shared:
+                for left in self.folder.glob(f".{ORDERS}*"):  # by a coordinator that was killed
+                    left.unlink(missing_ok=True)
             yield
         finally:
             os.close(descriptor)
@@ -136,13 +145,23 @@ class FleetState:
         except OSError as error:
             raise self._error(error) from error
 
-    def standing(self, host: Host, record: Record | None, key: str, template: str) -> Standing:
-        """Return the state of a host's image, given the key and the template of a build now."""
+    def standing(
+        self, host: Host, record: Record | None, key: str, template: str, *, there: bool
+    ) -> Standing:
+        """Return the state of a host's image, given the key and the template of a build now.
+
+        Args:
+            host: The host.
+            record: Its last build.
+            key: The digest of all that a build would be made of now.
+            template: The digest of its template now.
+            there: Whether there is something at the place of the image.
+        """
         if record is None:
             return Standing.NEW
         if not record.built:
             return Standing.FAILED
-        if not os.path.lexists(host.output) or record.output != str(host.output):
+        if not there or record.output != host.goes_to:
             return Standing.MISSING
         if record.key == key:
             return Standing.BUILT
@@ -150,14 +169,24 @@ class FleetState:
 
     def key(self, host: Host, template: str) -> str:
         """Return the digest of all that an image is made of: equal keys mean equal images."""
-        parts: list[object] = [__version__, template, host.text]
-        parts += [self._digest(path) for path in _local_files(host)]
-        parts += [
-            hmac.digest(self._salt(), operation.value.encode(errors="surrogateescape"), "sha256").hex()
-            for operation in host.operations
-            if isinstance(operation, Secret)
-        ]
+        parts: list[object] = [__version__, template, host.text, self.inputs(host)]
+        if host.remote is not None and host.remote.domain is not None:
+            parts.append(vars(host.remote.domain))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def inputs(self, host: Host) -> dict[str, str]:
+        """Return digests of what a host's recipe reads here: local files by path, secrets by source."""
+        found = {str(path): self.digest(path) for path in _local_files(host)}
+        for written in host.recipe.operations:
+            if written.spec.cls is Secret:
+                source = str(written.values[1])
+                found[source] = self.secret_digest(source)
+        return found
+
+    def secret_digest(self, source: str) -> str:
+        """Return a digest of a secret's value; without the folder's salt, it says nothing about the value."""
+        value = parse_source(source).encode(errors="surrogateescape")
+        return hmac.digest(self._salt(), value, "sha256").hex()
 
     def _salt(self) -> bytes:
         path = self.folder / ".salt"
@@ -172,8 +201,8 @@ class FleetState:
         except OSError as error:
             raise self._error(error) from error
 
-    def _digest(self, path: Path) -> str:
-        """Return the digest of a file or a tree, read once."""
+    def digest(self, path: Path) -> str:
+        """Return the digest of a local file or a tree, read once."""
         if path not in self._digests:
             digest = hmac.new(self._salt(), digestmod="sha256")
             for name in _below(path):
@@ -185,11 +214,33 @@ class FleetState:
             self._digests[path] = digest.hexdigest()
         return self._digests[path]
 
+    def owns(self, host: str, remote: Remote) -> bool:
+        """Return whether what is at the place of a host's image was put there for this fleet."""
+        try:
+            claimed = read_json(self._claim(host), version=_VERSION, limit=_LARGEST)
+        except (OSError, ValueError):
+            return False
+        return bool(claimed.get("place") == _place(remote))
+
+    def claim(self, host: str, remote: Remote) -> None:
+        """Remember that what is at the place of a host's image is this fleet's, before it is put there."""
+        try:
+            write_json(self._claim(host), {"place": _place(remote)}, version=_VERSION, durable=True)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _claim(self, host: str) -> Path:
+        return self.folder / f"{host}.place"
+
     def _error(self, error: OSError) -> WorkspaceError:
         return WorkspaceError(
             f"the records of the fleet cannot be used: {error.filename or self.folder}: {error.strerror}",
             hint="they are next to the fleet's file; check the permissions and the free space there",
         )
+
+
+def _place(remote: Remote) -> list[str]:
+    return [remote.kind, remote.server, remote.holder, remote.name]
 
 
 def _below(path: Path) -> Sequence[Path]:

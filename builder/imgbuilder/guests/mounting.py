@@ -138,8 +138,15 @@ def mount_system(
     return (place, *_mount_others(appliance, found, on_event, untouched=untouched, strict=strict))
 
 
+def mount_root(appliance: Appliance, root: str, on_event: Reporter) -> tuple[MountPoint, ...]:
+    """Mount a root that is known and the filesystems of its /etc/fstab; return them for ``mount_again``."""
+    appliance.mount(root, "/")
+    others = _mount_others(appliance, find_mount_points(appliance, root), on_event, strict=False)
+    return (MountPoint(root, "/"), *others)
+
+
 def mount_again(appliance: Appliance, places: Sequence[MountPoint], on_event: Reporter) -> None:
-    """Mount the filesystems of ``mount_system`` again, this time for writing."""
+    """Mount the filesystems of ``mount_system`` or ``mount_root`` again, for writing."""
     root, *others = places
     appliance.mount(root.device, root.path, options=root.options)
     _mount(appliance, others, on_event)

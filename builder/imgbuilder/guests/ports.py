@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from imgbuilder.guests.registry import RegistryKey, RegistryValue
+
 LARGEST_TEXT = 4 << 20
 """Default limit in bytes for a file that is read whole, such as configuration."""
 
@@ -208,6 +210,15 @@ class Guest(Protocol):
     def end_of(self, path: str, size: int) -> bytes:
         """Return the last ``size`` bytes of a regular file, or all of a shorter file; at most 2 MiB."""
 
+    def read_registry(self, hive: str, key: Sequence[str]) -> dict[str, RegistryValue] | None:
+        """Return the values of a key in a file of Windows' registry; None if the key is missing.
+
+        The names of keys are found whatever their case.
+        """
+
+    def edit_registry(self, hive: str, keys: Sequence[RegistryKey]) -> None:
+        """Change keys in a file of Windows' registry, all or none."""
+
     def sh(
         self,
         script: str,
@@ -251,6 +262,9 @@ class Appliance(Guest, Protocol):
 
     def filesystem_uuid(self, device: str) -> str:
         """Return the filesystem's UUID."""
+
+    def set_filesystem_uuid(self, device: str, new: str) -> None:
+        """Give an unmounted filesystem or swap space another UUID."""
 
     def block_devices(self) -> list[ProbedDevice]:
         """Return all devices that may hold data, with the facts that identify them."""
@@ -306,6 +320,12 @@ class Appliance(Guest, Protocol):
     def volumes(self) -> list[str]:
         """Return all logical volumes, as ``/dev/GROUP/VOLUME``."""
 
+    def lvm_uuids(self) -> dict[str, str]:
+        """Return the UUIDs of all physical volumes and volume groups, by their devices and names."""
+
+    def renew_lvm_uuids(self) -> None:
+        """Give all physical volumes and volume groups new UUIDs; nothing on them may be mounted."""
+
     def luks_uuid(self, device: str) -> str:
         """Return the UUID of a LUKS container."""
 
@@ -326,6 +346,12 @@ class Appliance(Guest, Protocol):
 
     def inspect_facts(self, root: str) -> dict[str, str]:
         """Return the facts of inspection about a root: type, arch, distro, osinfo, product_name, ..."""
+
+    def inspect_windows(self, root: str) -> dict[str, str]:
+        """Return the facts of inspection about a root with Windows: systemroot, system_hive, drive, ..."""
+
+    def probe_ntfs(self, device: str) -> int:
+        """Return the answer of ntfs-3g.probe(8) about writing to an unmounted NTFS; 0 means yes."""
 
     def inspect_mountpoints(self, root: str) -> dict[str, str]:
         """Return the device of each mount point of a root, shortest mount point first."""

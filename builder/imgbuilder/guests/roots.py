@@ -18,6 +18,8 @@ NO_FILES = {"", "swap", "unknown", "LVM2_member", "crypto_LUKS", "linux_raid_mem
 """Kinds of devices that hold no files, or none that can be mounted."""
 _READ_ONLY = ("squashfs", "erofs", "iso9660", "cramfs", "udf")
 """Filesystems that can only be read."""
+_NTFS_STATES = {14: "is hibernated, or shut down for a fast start", 15: "was not shut down cleanly"}
+"""Answers of ntfs-3g.probe(8) about an NTFS that only its own Windows may change."""
 
 
 def refuse_read_only(appliance: Appliance, root: str) -> None:
@@ -27,6 +29,19 @@ def refuse_read_only(appliance: Appliance, root: str) -> None:
         raise GuestError(
             f"the guest's root, {root}, is a {kind} file system, which is read-only: it cannot be customized",
             hint="use an image with a writable root; nothing was changed",
+        )
+    if kind == "ntfs":
+        _refuse_unsettled(appliance, root)
+
+
+def _refuse_unsettled(appliance: Appliance, device: str) -> None:
+    """Refuse an NTFS for which its Windows has changes in memory or in a log: they would be lost."""
+    answer = appliance.probe_ntfs(device)
+    if answer != 0:
+        state = _NTFS_STATES.get(answer, f"has an NTFS that cannot be changed (ntfs-3g.probe: {answer})")
+        raise GuestError(
+            f"the Windows on {device} {state}: its files cannot be changed",
+            hint="start it and shut it down completely: shutdown /s /t 0; nothing was changed",
         )
 
 
@@ -70,7 +85,13 @@ def find_roots(appliance: Appliance, on_event: Reporter) -> list[str]:
 
     The others are snapshots of it, as snapper and Timeshift make them.
     """
-    roots = appliance.inspect_roots()
+    try:
+        roots = appliance.inspect_roots()
+    except GuestCallError as error:  # such as a damaged registry
+        raise GuestError(
+            f"the systems on the disks cannot be examined: {error.message}",
+            hint="their files are damaged, or are not what they seem; nothing was changed",
+        ) from error
     places: dict[str, list[str]] = {}
     for root in roots:
         places.setdefault(partition_of(root), []).append(root)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import io
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
-from imgbuilder.host.sparse import data_ranges
+from imgbuilder.host.sparse import BLOCK, data_ranges
 from imgindex.files import open_file
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from _typeshed import ReadableBuffer  # exists for type checkers only
 
 PIECE = 1 << 20
-"""Bytes that are read at once, and checked for zeros together: part of the definition of a content digest."""
-
-_ZEROS = bytes(PIECE)
+"""Bytes that are read at once."""
+_THREADS = 2
+"""Threads that hash: more are seldom quicker than the caller writes."""
 
 
 class Readable(Protocol):
@@ -129,36 +134,75 @@ class HashingFile(io.FileIO):
         return None if self._sha256 is None else self._sha256.hexdigest()
 
 
+def hashed_blocks(descriptor: int, block_size: int, size: int) -> Iterator[tuple[int, bytes, memoryview]]:
+    """Yield number, SHA-256 and bytes of each block of an open disk that is not a hole.
+
+    Its position is not used. Other threads read ahead and hash, while the caller works; bytes are overwritten
+    when the next block is asked for. The last block may be shorter than the others.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # late: rare
+
+    def work(numbers: list[int], buffer: memoryview) -> list[tuple[int, bytes, memoryview]]:
+        pieces = []
+        for number in numbers:
+            piece = buffer[: os.preadv(descriptor, [buffer[:block_size]], number * block_size)]
+            pieces.append((number, hashlib.sha256(piece).digest(), piece))
+            buffer = buffer[block_size:]
+        return pieces
+
+    at_once, numbers = max(1, PIECE // 2 // block_size), _data_blocks(descriptor, block_size, size)
+    waiting: collections.deque[Future[list[tuple[int, bytes, memoryview]]]] = collections.deque()
+    # Always the same ones: the system would clear new memory first.
+    buffers = itertools.cycle([memoryview(bytearray(at_once * block_size)) for _ in range(_THREADS + 1)])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            while some := list(itertools.islice(numbers, at_once)):
+                waiting.append(pool.submit(work, some, next(buffers)))
+                if len(waiting) > _THREADS:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _data_blocks(descriptor: int, block_size: int, size: int) -> Iterator[int]:
+    """Yield the numbers of the blocks that are not holes."""
+    after = 0
+    for start, end in data_ranges(descriptor, size):
+        first, after = max(after, start // block_size), -(-end // block_size)
+        yield from range(first, after)
+
+
 class ContentDigest:
     """Digest of what a disk holds, whichever parts of it are holes.
 
-    It is the SHA-256 over each piece that is not all zeros, with its place, and over the size. So it costs as
-    much as the disk has data, and a copy with other holes has the same one. The cache remembers it for
-    unpacked disks, whose content no signed index names.
+    It is the SHA-256 over the place and the SHA-256 of each block that is not all zeros, and over the size.
+    So it costs as much as the disk has data, a copy with other holes has the same one, and it follows
+    from a list of the blocks without reading the disk. The cache remembers it for unpacked disks, whose
+    content no signed index names.
     """
 
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
+    def __init__(self, block_size: int = BLOCK) -> None:
+        self._block_size, self._digest = block_size, hashlib.sha256()
+        self._zeros = hashlib.sha256(bytes(block_size)).digest()
 
-    def add(self, offset: int, piece: bytes | bytearray) -> None:
-        """Add the next ``PIECE`` bytes, at a multiple of that; only the last piece of a disk is shorter."""
-        if piece != _ZEROS[: len(piece)]:
+    def add(self, offset: int, length: int, digest: bytes) -> None:
+        """Add the next block, by its SHA-256; only the last one of a disk is shorter."""
+        whole = length == self._block_size
+        if digest != (self._zeros if whole else hashlib.sha256(bytes(length)).digest()):
             self._digest.update(offset.to_bytes(8, "big"))
-            self._digest.update(piece)
+            self._digest.update(digest)
 
     def finish(self, size: int) -> str:
-        """Return the digest of a disk of this size in hex."""
+        """Return the size of a block, and in hex the digest of a disk of ``size`` bytes."""
         self._digest.update(size.to_bytes(8, "big"))
-        return self._digest.hexdigest()
+        return f"{self._block_size}:{self._digest.hexdigest()}"
 
 
-def content_digest(descriptor: int) -> str:
+def content_digest(descriptor: int, block_size: int = BLOCK) -> str:
     """Return the content digest of an open disk; its position is not used."""
-    digest, size, done = ContentDigest(), os.fstat(descriptor).st_size, 0
-    for start, end in data_ranges(descriptor, size):
-        position = max(done, start - start % PIECE)
-        while position < end:
-            digest.add(position, os.pread(descriptor, PIECE, position))
-            position += PIECE
-        done = position
+    digest, size = ContentDigest(block_size), os.fstat(descriptor).st_size
+    for number, found, piece in hashed_blocks(descriptor, block_size, size):
+        digest.add(number * block_size, len(piece), found)
     return digest.finish(size)

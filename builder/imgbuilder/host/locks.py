@@ -49,14 +49,14 @@ def _waiting(purpose: str, status: os.stat_result) -> str:
     return f"waiting for {f'pid {pids}, ' if pids else ''}another pybuilder that {purpose}"
 
 
-def _file_lock(path: Path) -> BaseFileLock:
-    """Return the lock of a file that only its owner may open."""
+def _file_lock(path: Path, mode: int = 0o600) -> BaseFileLock:
+    """Return the lock of a file, which by default only its owner may open."""
     from filelock import FileLock  # late: listings need no locks
 
     try:
-        return FileLock(path, mode=0o600)
+        return FileLock(path, mode=mode)
     except TypeError:  # before filelock 3.10, as in Debian 12: the mode of a file that is there stays
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode))
         return FileLock(path)
 
 
@@ -78,11 +78,11 @@ def exclusive_if_free(path: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, purpose: str, on_event: Reporter = ignore) -> Iterator[None]:
-    """Hold a lock file, which is made if needed and stays."""
+def exclusive(path: Path, purpose: str, on_event: Reporter = ignore, *, mode: int = 0o600) -> Iterator[None]:
+    """Hold a lock file, which is made if needed, for those whom ``mode`` allows, and stays."""
     from filelock import Timeout  # late, as above
 
-    lock = _file_lock(path)
+    lock = _file_lock(path, mode)
     try:
         lock.acquire(timeout=0)
     except Timeout:

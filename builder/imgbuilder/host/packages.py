@@ -14,7 +14,12 @@ from pathlib import Path
 TABLE = Path(__file__).parents[1] / "packages.txt"
 _KNOWN_BEST = "debian"
 """The column whose names are shown on a host of another distribution."""
-_EXTRAS = {"repo": "virt-pybuilder-repo", "s3": "python3-boto3", "socks": "python3-socks"}
+_EXTRAS = {
+    "fleet": "python3-distributed",
+    "repo": "virt-pybuilder-repo",
+    "s3": "python3-boto3",
+    "socks": "python3-socks",
+}
 """Debian packages with optional libraries, by the name of the extra in pyproject.toml."""
 
 

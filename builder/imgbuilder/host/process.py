@@ -88,6 +88,20 @@ def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:
     process.wait()
 
 
+def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a program that leads its own session, and to its children; nothing if it has ended."""
+    if process.returncode is None:  # else its number may belong to another process by now
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+def ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait a moment for the end of a program; return whether it has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+    return process.returncode is not None
+
+
 def last_status(process: subprocess.Popen[bytes], *, patience: float) -> int:
     """Return the exit status of a program that is about to end; negative is minus a signal's number."""
     with contextlib.suppress(subprocess.TimeoutExpired):

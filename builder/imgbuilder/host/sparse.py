@@ -6,6 +6,7 @@ of the file's extents is tried first, then a copy inside the kernel, then readin
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -26,7 +27,13 @@ _FICLONE = 0x40049409
 """``FICLONE`` of linux/fs.h: share the extents of a whole file."""
 
 _PIECE = 1 << 20
-_KERNEL_PIECE = 32 << 20
+_KERNEL_PIECE = 8 << 20
+_BEGIN_WRITING = 2
+"""``SYNC_FILE_RANGE_WRITE`` of linux/fs.h."""
+_PUNCH_HOLE = 3
+"""``FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE`` of linux/falloc.h."""
+_BEHIND = 16 << 20
+"""Bytes after which the kernel is asked to begin to write."""
 _ZEROS = bytes(BLOCK)
 
 _NO_CLONE = {
@@ -40,11 +47,41 @@ _NO_CLONE = {
 _NO_KERNEL_COPY = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
 
 
+_libc = ctypes.CDLL(None)
+_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate  # musl has only one, of 64 bits
+
+
+class WriteBehind:
+    """Makes the kernel bring a file to the disk while it is written, so that syncing it takes little time.
+
+    By itself, the kernel would begin after half a minute, or with the sync. Errors are those of the sync.
+    """
+
+    def __init__(self, descriptor: int, offset: int = 0) -> None:
+        self._descriptor = descriptor
+        self._begun = offset
+
+    def reached(self, offset: int) -> None:
+        """Take note that the file is written up to an offset."""
+        if offset - self._begun >= _BEHIND:
+            count = ctypes.c_int64(offset - self._begun)
+            _libc.sync_file_range(self._descriptor, ctypes.c_int64(self._begun), count, _BEGIN_WRITING)
+            self._begun = offset
+
+
+def write_at(descriptor: int, piece: bytes | memoryview, at: int) -> None:
+    """Write all of some bytes to a place in a file."""
+    rest = memoryview(piece)
+    while rest:
+        written = os.pwrite(descriptor, rest, at)
+        rest, at = rest[written:], at + written
+
+
 class SparseWriter:
     """Writes a new file in order, leaving holes where whole blocks are zero."""
 
     def __init__(self, descriptor: int, offset: int = 0) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self.offset = offset
 
     def write(self, data: bytes | bytearray) -> None:
@@ -56,18 +93,20 @@ class SparseWriter:
             if block == _ZEROS[: len(block)]:
                 self._put(view[start:position], start)
                 start = position + len(block)
+            else:
+                self.note(self.offset + position, block)
         self._put(view[start:], start)
         self.offset += len(data)
 
-    def _put(self, rest: memoryview, position: int) -> None:
-        at = self.offset + position
-        while rest:
-            written = os.pwrite(self._descriptor, rest, at)
-            rest, at = rest[written:], at + written
+    def note(self, offset: int, block: bytes | bytearray) -> None:
+        """Take note of a block that is not all zeros; not needed here."""
+
+    def _put(self, piece: memoryview, position: int) -> None:
+        write_at(self.descriptor, piece, self.offset + position)
 
     def finish(self) -> None:
         """Give the file its full size, which a hole at the end needs."""
-        os.ftruncate(self._descriptor, self.offset)
+        os.ftruncate(self.descriptor, self.offset)
 
 
 def copy_sparse(source: Path, destination: Path, on_event: Reporter = ignore, *, label: str = "") -> None:
@@ -103,12 +142,12 @@ def copy_descriptor(source: int, destination: int, on_event: Reporter = ignore, 
     """Copy one open image to another open, empty, ordinary file."""
     size = os.fstat(source).st_size
     try:
-        if not _clone(source, destination):
+        if not clone(source, destination):
             os.ftruncate(destination, size)
             ranges = list(data_ranges(source, size))
-            report = _Counted(on_event, label, ranges)
+            copied = _Copied(destination, on_event, label, ranges)
             for start, end in ranges:
-                _copy_range(source, destination, start, end, report)
+                _copy_range(source, destination, start, end, copied)
         _check_size(source, size)
     finally:
         on_event(ProgressEnd())
@@ -120,10 +159,10 @@ def copy_and_hash(source: int, destination: int, on_event: Reporter = ignore, *,
     try:
         os.ftruncate(destination, size)
         ranges = list(data_ranges(source, size))
-        report = _Counted(on_event, label, ranges)
+        copied = _Copied(destination, on_event, label, ranges)
         for start, end in ranges:
             _hash_zeros(digest, start - done)
-            _copy_by_hand(source, destination, start, end, report, digest)
+            _copy_by_hand(source, destination, start, end, copied, digest)
             done = end
         _hash_zeros(digest, size - done)
         _check_size(source, size)
@@ -132,15 +171,18 @@ def copy_and_hash(source: int, destination: int, on_event: Reporter = ignore, *,
     return digest.hexdigest()
 
 
-class _Counted:
-    """Reports the progress of a copy by the bytes of its data ranges: holes take no time."""
+class _Copied:
+    """Takes note of what was copied, and reports the progress by the bytes of data: holes take no time."""
 
-    def __init__(self, on_event: Reporter, label: str, ranges: Sequence[tuple[int, int]]) -> None:
-        self._on_event, self._label = on_event, label
+    def __init__(
+        self, destination: int, on_event: Reporter, label: str, ranges: Sequence[tuple[int, int]]
+    ) -> None:
+        self._behind, self._on_event, self._label = WriteBehind(destination), on_event, label
         self._done, self._total = 0, sum(end - start for start, end in ranges)
 
-    def __call__(self, count: int) -> None:
-        self._done += count
+    def __call__(self, start: int, end: int) -> None:
+        self._done += end - start
+        self._behind.reached(end)
         self._on_event(Progress(self._label, self._done, self._total))
 
 
@@ -155,7 +197,8 @@ def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
         count -= len(_ZEROS)
 
 
-def _clone(source: int, destination: int) -> bool:
+def clone(source: int, destination: int) -> bool:
+    """Let a file have the extents and the size of another one; False if the filesystem cannot do that."""
     try:
         fcntl.ioctl(destination, _FICLONE, source)
     except OSError as error:
@@ -180,7 +223,7 @@ def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
             yield start, position
 
 
-def _copy_range(source: int, destination: int, start: int, end: int, report: _Counted) -> None:
+def _copy_range(source: int, destination: int, start: int, end: int, copied: _Copied) -> None:
     position = start
     while position < end:
         try:
@@ -192,10 +235,10 @@ def _copy_range(source: int, destination: int, start: int, end: int, report: _Co
                 raise
             count = 0
         if count == 0:  # some filesystems copy only within themselves
-            _copy_by_hand(source, destination, position, end, report)
+            _copy_by_hand(source, destination, position, end, copied)
             return
+        copied(position, position + count)
         position += count
-        report(count)
 
 
 def _copy_by_hand(
@@ -203,18 +246,25 @@ def _copy_by_hand(
     destination: int,
     position: int,
     end: int,
-    report: _Counted,
+    copied: _Copied,
     digest: hashlib._Hash | None = None,
 ) -> None:
     writer = SparseWriter(destination, position)
     while writer.offset < end:
-        piece = os.pread(source, min(_PIECE, end - writer.offset), writer.offset)
+        start = writer.offset
+        piece = os.pread(source, min(_PIECE, end - start), start)
         if not piece:
             raise OSError(errno.EIO, "the file changed its size while it was copied")
         if digest is not None:
             digest.update(piece)
         writer.write(piece)
-        report(len(piece))
+        copied(start, writer.offset)
+
+
+def clear(descriptor: int, start: int, end: int) -> None:
+    """Make a part of a file zeros, which take no space if the filesystem can do that."""
+    if _fallocate(descriptor, _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(end - start)) != 0:
+        write_at(descriptor, bytes(end - start), start)
 
 
 def disk_usage(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 from imgbuilder.errors import UsageError
@@ -17,7 +18,27 @@ def domain_name(machine: Machine) -> str:
     return _NOT_IN_NAMES.sub("-", machine.name).strip("-.") or "guest"
 
 
-def libvirt_xml(machine: Machine, *, kvm: bool = True) -> str:
+@dataclass(frozen=True)
+class Setting:
+    """The surroundings of a domain in libvirt.
+
+    Attributes:
+        pool: The storage pool with its image; empty if the image is a local file.
+        network: The network of its card; empty for that of QEMU itself, which needs no rights.
+        mac: The MAC address of the card; empty for one that libvirt chooses.
+        uuid: The domain that it replaces; empty for a new one.
+    """
+
+    pool: str = ""
+    network: str = "default"
+    mac: str = ""
+    uuid: str = ""
+
+
+_ALONE = Setting()
+
+
+def libvirt_xml(machine: Machine, *, kvm: bool = True, setting: Setting = _ALONE) -> str:
     """Write the domain, for ``virsh define`` or ``virsh create``.
 
     Ports are not forwarded: guests of libvirt have addresses of their own.
@@ -29,6 +50,8 @@ def libvirt_xml(machine: Machine, *, kvm: bool = True) -> str:
         )
     domain = ET.Element("domain", type="kvm" if kvm else "qemu")
     ET.SubElement(domain, "name").text = domain_name(machine)
+    if setting.uuid:
+        ET.SubElement(domain, "uuid").text = setting.uuid
     ET.SubElement(domain, "memory", unit="MiB").text = str(machine.memory)
     ET.SubElement(domain, "vcpu").text = str(machine.processors)
     system = ET.SubElement(domain, "os", {"firmware": "efi"} if machine.firmware is Firmware.UEFI else {})
@@ -39,13 +62,19 @@ def libvirt_xml(machine: Machine, *, kvm: bool = True) -> str:
         ET.SubElement(features, "acpi")
     ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
     devices = ET.SubElement(domain, "devices")
-    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    disk = ET.SubElement(devices, "disk", type="volume" if setting.pool else "file", device="disk")
     ET.SubElement(disk, "driver", name="qemu", type=machine.format.value, discard="unmap")
-    ET.SubElement(disk, "source", file=str(machine.image))
+    image = str(machine.image)
+    ET.SubElement(
+        disk, "source", {"pool": setting.pool, "volume": image} if setting.pool else {"file": image}
+    )
     ET.SubElement(disk, "target", dev="vda", bus="virtio")
-    network = ET.SubElement(devices, "interface", type="network")
-    ET.SubElement(network, "source", network="default")
-    ET.SubElement(network, "model", type="virtio")
+    card = ET.SubElement(devices, "interface", type="network" if setting.network else "user")
+    if setting.mac:
+        ET.SubElement(card, "mac", address=setting.mac)
+    if setting.network:
+        ET.SubElement(card, "source", network=setting.network)
+    ET.SubElement(card, "model", type="virtio")
     ET.SubElement(ET.SubElement(devices, "console", type="pty"), "target", type="serial")
     channel = ET.SubElement(devices, "channel", type="unix")
     ET.SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")

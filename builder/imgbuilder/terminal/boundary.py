@@ -15,12 +15,12 @@ from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import paths
 from imgbuilder.host.interrupts import Interrupted, interruptible
 from imgbuilder.host.text import printable
-from imgbuilder.terminal.console import OutputLostError, text_output
+from imgbuilder.terminal.reporter import OutputLostError, text_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgbuilder.terminal.console import ConsoleReporter
+    from imgbuilder.terminal.reporter import ConsoleReporter
 
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE

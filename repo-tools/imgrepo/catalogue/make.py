@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copie
         for path in others:
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             _take(target / path, new / path)
-        _open_to_readers(new)
+        _open_to_readers(new, shared=bool(target.parent.stat().st_mode & stat.S_IWGRP))
         if target.exists():
             _exchange(new, target, scratch / "old")
         else:
@@ -187,9 +188,9 @@ def _others(site: Path) -> set[str]:
         return set()
 
 
-def _open_to_readers(folder: Path) -> None:
+def _open_to_readers(folder: Path, *, shared: bool) -> None:
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        path.chmod(0o755)
+        path.chmod(0o2775 if shared else 0o755)  # a colleague replaces it and uploads into its copy
         sync_folder(path)
 
 

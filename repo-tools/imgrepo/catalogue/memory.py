@@ -1,13 +1,14 @@
 """The memory of the catalogue between two runs: ``catalogue.json``, a file of the site itself.
 
 For each template it holds the revision that is shown, when it was first shown,
-its packages, and how it differs from the revision before, so that pages can show
-changes and the feed keeps its dates. It also marks the folder as a catalogue and
+its packages, and how it and former ones differ from the revision before, so that
+pages can show changes and the feed keeps its dates. It also marks the folder as a catalogue and
 lists its files. It is served, so that programs can read the packages there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,18 @@ from imgrepo.recordfile import Many, Moment, RecordFile
 
 MEMORY_NAME = "catalogue.json"
 LARGEST = 256 << 20
+MOST_REVISIONS, MOST_CHANGES = 20, 1000
+"""Most former revisions of a template, and most changed packages of all of them together."""
 _Versions = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Former:
+    """A revision that was shown before, and how its packages differed from those of the one before it."""
+
+    revision: int
+    published: Moment
+    changes: Changes | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class Shown:
         sha512: SHA-512 of its file, empty when not known.
         published: When this revision was first shown, in UTC.
         packages: Name and version; None when they are not known.
+        former: The revisions before it, newest first.
     """
 
     revision: int
@@ -41,6 +54,7 @@ class Shown:
     published: Moment
     packages: _Versions | None = None
     changes: Changes | None = None
+    former: Many[Former] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class _Template(Shown):
     arch: str
 
     def as_shown(self) -> Shown:
-        return Shown(self.revision, self.sha512, self.published, self.packages, self.changes)
+        return Shown(self.revision, self.sha512, self.published, self.packages, self.changes, self.former)
 
 
 @dataclass(frozen=True)
@@ -99,10 +113,19 @@ def next_shown(
     if (before.revision, before.sha512) != (revision, sha512):
         both = before.packages is not None and packages is not None
         changes = Changes(before.revision, compare(before.packages or (), packages or ())) if both else None
-        return Shown(revision, sha512, signed_at, packages, changes)
+        last = Former(before.revision, before.published, before.changes)
+        return Shown(revision, sha512, signed_at, packages, changes, _bounded((last, *before.former)))
     # The same file: what was known before stays, even if its packages are listed only now.
-    known = before.packages if packages is None else packages
-    return Shown(revision, sha512, before.published, known, before.changes)
+    return before if packages is None else dataclasses.replace(before, packages=packages)
+
+
+def _bounded(former: tuple[Former, ...]) -> tuple[Former, ...]:
+    """Return the newest of them, and the changed packages of as many as have room: the file must not grow."""
+    kept, room = [], MOST_CHANGES
+    for one in former[:MOST_REVISIONS]:
+        room -= len(one.changes.packages) if one.changes else 0
+        kept.append(one if room >= 0 else dataclasses.replace(one, changes=None))
+    return tuple(kept)
 
 
 def memory_text(memory: Memory, files: Iterable[str]) -> bytes:

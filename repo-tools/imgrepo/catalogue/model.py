@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from imgrepo.library.approval import Approval
-from imgrepo.library.records import BootRecord, Package, SourceGap
+from imgrepo.library.records import BootRecord, Package, SourceGap, Verdict
 from imgrepo.recordfile import Many
 
 
@@ -50,7 +51,7 @@ class Picture:
 
 
 class Change(NamedTuple):
-    """A package that changed since the last revision.
+    """A package that changed between two revisions.
 
     Attributes:
         name: Its name, with its architecture where there are several.
@@ -69,6 +70,40 @@ class Changes:
 
     revision: int
     packages: Many[Change]
+
+    @property
+    def summary(self) -> str:
+        """The numbers of changed packages: ``12 updated, 1 added``."""
+        kinds = Counter(
+            "added" if not one.before else "removed" if not one.after else "updated" for one in self.packages
+        )
+        found = [f"{kinds[kind]} {kind}" for kind in ("updated", "added", "removed") if kinds[kind]]
+        return ", ".join(found) or "the same packages"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A revision of a template; what is not known is None.
+
+    Attributes:
+        published: When it was published, in UTC.
+        size: Bytes of the disk.
+        compressed_size: Bytes of the file.
+        changes: The packages that changed since the revision before.
+    """
+
+    number: int
+    published: datetime | None = None
+    size: int | None = None
+    compressed_size: int | None = None
+    changes: Changes | None = None
+
+
+class Snippet(NamedTuple):
+    """The lines that build an image with a tool, and a name for it."""
+
+    tool: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -110,12 +145,15 @@ class Page:
         file: Address of the file, relative to the site.
         published: When this revision was first shown, in UTC.
         command: The command that builds it, for those who have the library as a source.
-        whole_command: The same for others.
+        snippets: The same for others, and for other tools.
         notes: Language and paragraphs; of the default one, the language is empty.
         notice: The deprecation notice; empty without one.
         replaced_by: The template to use instead; empty without one.
         day: The day that it was held back for, or None.
+        system: The system's own name for itself.
+        family: The one name that this catalogue has for the system.
         changes: None when there is no older revision, or packages are not known.
+        former: The revisions before this one, newest first.
         review: The approval of what is shown; None without one, or without reviewers.
     """
 
@@ -130,7 +168,7 @@ class Page:
     file: str
     published: datetime
     command: str
-    whole_command: str
+    snippets: tuple[Snippet, ...] = ()
     description: tuple[str, ...] = ()
     notes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     hints: tuple[str, ...] = ()
@@ -140,6 +178,7 @@ class Page:
     offer: str = ""
     tags: tuple[str, ...] = ()
     system: str = ""
+    family: str = ""
     aliases: tuple[str, ...] = ()
     notice: str = ""
     replaced_by: str = ""
@@ -148,6 +187,7 @@ class Page:
     thumbnail: Picture | None = None
     packages: tuple[Package, ...] | None = None
     changes: Changes | None = None
+    former: tuple[Revision, ...] = ()
     boot: BootRecord | None = None
     sources: Sources | None = None
     review: Approval | None = None
@@ -157,6 +197,19 @@ class Page:
     def summary(self) -> tuple[str, ...]:
         """Paragraphs that say what it is: the description, else the notes."""
         return self.description or (self.notes[0][1] if self.notes else ())
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The words of its badges, by which it can be found; ``new`` only holds for some days."""
+        booted = self.boot is not None and self.boot.verdict is Verdict.BOOTED
+        found = {
+            "booted": booted,
+            "did not boot": self.boot is not None and not booted,
+            "signed": self.review is not None,
+            "deprecated": bool(self.notice),
+            "new": not self.former and self.changes is None,
+        }
+        return tuple(word for word, is_so in found.items() if is_so)
 
 
 @dataclass(frozen=True)
@@ -190,6 +243,12 @@ class Site:
     years: tuple[tuple[int, tuple[CalendarDay, ...]], ...] | None = None
     year: int | None = None
     downloads: Downloads | None = None
+
+    def successor(self, page: Page) -> Page | None:
+        """Return the template that replaces a deprecated one, best of its architecture."""
+        wanted = page.replaced_by
+        found = [one for one in self.pages if wanted and (one.name == wanted or wanted in one.aliases)]
+        return min(found, key=lambda one: one.arch != page.arch, default=None)
 
     @property
     def source_name(self) -> str:

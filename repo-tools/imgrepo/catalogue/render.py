@@ -1,11 +1,16 @@
-"""Renders the pages with jinja2, which escapes everything it is given, and the Atom feed (RFC 4287)."""
+"""Renders the pages with jinja2, which escapes everything it is given, and the Atom feed (RFC 4287).
+
+The pages are in ``templates/``; what they do in a browser, such as the search, is in ``static/``.
+"""
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections import defaultdict
 from datetime import UTC, date, datetime
 from importlib import resources
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
@@ -18,7 +23,9 @@ from imgrepo.catalogue.text import address, line
 
 _STATIC = ("style.css", "catalogue.js", "icon.svg")
 START = "index.html"
-PACKAGES_NAME = "packages.json"
+PACKAGES_NAME, LIST_NAME = "packages.json", "list.json"
+ROWS_PER_PAGE = 100
+"""More make the first page slow; the script loads the others from ``list.json``."""
 
 
 def _fit(value: object) -> object:
@@ -50,8 +57,41 @@ def render(site: Site, site_url: str = "") -> dict[str, bytes]:
             page("calendar/index.html", "calendar.html", year=None, days=())
     made[PACKAGES_NAME] = _packages(site)
     made[FEED_NAME] = write_feed(site, site_url).encode()
-    page(START, "index.html", choices=_choices(site))
+    page("signature.html", "signature.html")
+    rows = [_row(environment, site, one) for one in site.pages]
+    parts = [rows[at : at + ROWS_PER_PAGE] for at in range(0, len(rows), ROWS_PER_PAGE)] or [[]]
+    choices = _choices(site)
+    for number, part in enumerate(parts, 1):
+        name = START if number == 1 else f"list-{number}.html"
+        first = (number - 1) * ROWS_PER_PAGE
+        page(name, "index.html", rows=part, number=number, first=first, last=len(parts), choices=choices)
+    if len(parts) > 1:
+        listed = [{**values, "html": html} for html, values in rows]
+        made[LIST_NAME] = json.dumps(listed, separators=(",", ":")).encode()
     return made
+
+
+def _row(environment: Environment, site: Site, page: Page) -> tuple[Markup, dict[str, str]]:
+    """Return a template's row in the list, and the values by which it is found and sorted."""
+    macros: Any = environment.get_template("macros.html").module
+    words = (
+        page.name, page.title, page.arch, page.system, page.family, page.licence, page.contributor,
+        *page.tags, *page.aliases, page.notice, *page.summary,
+    )  # fmt: skip
+    values = {
+        "text": line(" ".join(filter(None, words)), 1000).lower(),
+        "name": page.title.lower(),
+        "published": page.published.isoformat(),
+        "downloads": str(page.downloads.number if page.downloads else 0),
+        "arch": page.arch,
+        "system": page.family,
+        "state": "\n".join(page.states),
+        "licence": page.licence,
+        "tag": "\n".join(page.tags),
+    }
+    values = {name: text.fit(value) for name, value in values.items()}
+    html: Markup = macros.row(page, site).strip()
+    return html, values
 
 
 def _environment() -> Environment:
@@ -82,13 +122,22 @@ def render_start(site: Site, folder: str) -> bytes:
 
 
 def _packages(site: Site) -> bytes:
-    """Return the packages of all templates, for the search: name, version, and the numbers of their pages."""
-    found: dict[str, dict[str, list[int]]] = {}
+    """Return the packages of all templates, for the search: name, version, and the rows that have it.
+
+    The rows are ranges: the number of the first row, how many there are, and so on.
+    """
+    rows: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for number, page in enumerate(site.pages):
         for one in page.packages or ():
-            numbers = found.setdefault(text.line(one.name), {}).setdefault(text.line(one.version), [])
-            if number not in numbers[-1:]:
-                numbers.append(number)
+            ranges = rows[one.name, one.version]
+            end = ranges[-2] + ranges[-1] if ranges else None
+            if end == number:
+                ranges[-1] += 1
+            elif end != number + 1:  # else the row is there already
+                ranges += [number, 1]
+    found: dict[str, dict[str, list[int]]] = {}
+    for (name, version), ranges in rows.items():
+        found.setdefault(line(name), {}).setdefault(line(version), []).extend(ranges)
     return json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -98,8 +147,12 @@ def _choices(site: Site) -> dict[str, list[str]]:
         "arch": sorted({page.arch for page in site.pages}),
         "tag": sorted({tag for page in site.pages for tag in page.tags}),
         "licence": sorted({page.licence for page in site.pages if page.licence}),
-        "system": sorted({page.system for page in site.pages if page.system}),
+        "system": sorted({page.family for page in site.pages if page.family}),
+        "state": [word for word in _STATES if any(word in page.states for page in site.pages)],
     }
+
+
+_STATES = ("new", "booted", "did not boot", "signed", "deprecated")
 
 
 def _month(day: date) -> str:

@@ -15,7 +15,8 @@ from imgbuilder.host.text import printable
 from imgbuilder.machine.model import BOARDS, Firmware
 from imgrepo.bootcheck.check import BootCheckResult, BootTarget, Overrides, check, find_target
 from imgrepo.cli import options, places
-from imgrepo.cli.options import PATH, NumberType, Publisher, each, examples, pass_publisher, show
+from imgrepo.cli.options import PATH, NumberType
+from imgrepo.cli.publisher import Publisher, each, examples, pass_publisher, show
 from imgrepo.library.records import Verdict
 
 _overrides_options = options.option_group(

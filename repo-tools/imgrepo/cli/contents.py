@@ -14,7 +14,8 @@ from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
 from imgrepo.cli import options
-from imgrepo.cli.options import PATH, Publisher, each, examples, pass_publisher
+from imgrepo.cli.options import PATH
+from imgrepo.cli.publisher import Publisher, each, examples, pass_publisher
 from imgrepo.contents.diff import compare_lists, read_list
 from imgrepo.contents.packages import Format, ImageTarget, find_targets, make_sbom
 from imgrepo.library.records import ContentsRecord

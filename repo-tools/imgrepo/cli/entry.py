@@ -15,7 +15,8 @@ from imgbuilder.events import info, warn
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
 from imgrepo.cli import options, places
-from imgrepo.cli.options import PATH, Publisher, each, examples, pass_publisher, show
+from imgrepo.cli.options import PATH
+from imgrepo.cli.publisher import Publisher, each, examples, pass_publisher, show
 from imgrepo.library.approval import approve
 from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import EntryFolder, chosen_entries, find_entry
@@ -92,6 +93,7 @@ def new_command(
 @options.enum_option(
     Form, "--form", text="Print a domain for libvirt in XML, or a command line of virt-install, instead."
 )
+@options.json_option
 @pass_publisher
 def run_script_command(publisher: Publisher, *, name: str, library: Path, form: Form | None) -> None:
     """Write the script."""
@@ -99,8 +101,13 @@ def run_script_command(publisher: Publisher, *, name: str, library: Path, form: 
     if form is None:
         path = write_run_script(folder, publisher.reporter)
         info(publisher.reporter, printable(f"written: {path}"))
+        publisher.emit({"version": 1, "script": str(path)})
     else:
-        click.echo(machine_text(folder, form, publisher.reporter), nl=False)
+        text = machine_text(folder, form, publisher.reporter)
+        if publisher.as_json:
+            publisher.emit({"version": 1, "form": form.value, "text": text})
+        else:
+            click.echo(text, nl=False)
 
 
 @entry_group.command(

@@ -8,7 +8,7 @@ import click
 
 from imgbuilder.cli.program import run_program
 from imgbuilder.errors import UsageError
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.reporter import ConsoleReporter
 from imgindex import __version__
 from imgrepo.cli import (
     boot_check,
@@ -20,10 +20,11 @@ from imgrepo.cli import (
     revisions,
     share,
     show,
+    stats,
     templates,
     update,
 )
-from imgrepo.cli.options import PROGRAM, Publisher
+from imgrepo.cli.publisher import PROGRAM, Publisher
 from imgrepo.services import Services
 
 _SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -50,7 +51,7 @@ _SECTIONS: dict[str, tuple[click.Command, ...]] = {
         show.status_command,
         update.outdated_command,
         show.validate_command,
-        show.stats_command,
+        stats.stats_command,
     ),
 }
 _FIRST = """\

@@ -14,7 +14,8 @@ from imgbuilder.sizes import counted, human_size
 from imgindex.fields import Deprecation
 from imgindex.model import Index
 from imgrepo.cli import options, places
-from imgrepo.cli.options import PATH, DayType, NumberType, Publisher, examples, iso, pass_publisher
+from imgrepo.cli.options import PATH, DayType, NumberType
+from imgrepo.cli.publisher import Publisher, examples, iso, pass_publisher
 from imgrepo.cli.share import endpoint_option, send
 from imgrepo.services import Signing
 from imgrepo.sharing.upload import UploadRequest, read_place

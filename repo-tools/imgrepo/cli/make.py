@@ -11,12 +11,13 @@ from imgbuilder.events import info
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size, parse_size
 from imgrepo.cli import options
-from imgrepo.cli.options import PATH, Publisher, examples, pass_publisher
+from imgrepo.cli.options import PATH
+from imgrepo.cli.publisher import Publisher, examples, pass_publisher
 from imgrepo.intake.import_image import ImportRequest, import_image
 from imgrepo.intake.proof import TrustOptions
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
 from imgrepo.template.disk import Layout, RootKind
-from imgrepo.template.make import TemplateRequest, bootstrap_request, make_template
+from imgrepo.template.make import TemplateRequest, bootstrap_request, make_template, manifest_path
 from imgrepo.template.recipes import (
     DEBIAN_MIRROR,
     DEBIAN_SECURITY_MIRROR,
@@ -102,6 +103,7 @@ _bootstrap_options = options.option_group(
 @_bootstrap_options
 @click.argument("output", type=PATH)
 @options.appliance_options
+@options.json_option
 @options.quiet_option()
 @options.verbose_option("Show all messages of mmdebstrap and the appliance.")
 @pass_publisher
@@ -111,6 +113,7 @@ def make_template_command(
     """Make the template."""
     request = TemplateRequest(bootstrap=bootstrap, output=output, size=parse_size(size), appliance=appliance)
     make_template(request, publisher.services, publisher.reporter)
+    publisher.emit({"version": 1, "image": str(output), "manifest": str(manifest_path(output))})
 
 
 _evidence_options = options.option_group(

@@ -11,20 +11,11 @@ from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.cli.getopt import VIRT_BUILDER_REPOSITORY, GetoptCommand, standard_options
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info, warn
-from imgbuilder.terminal.console import open_stream
+from imgbuilder.terminal.reporter import open_stream
 from imgindex import __version__
 from imgrepo.cli import options, places
-from imgrepo.cli.options import (
-    PATH,
-    PROGRAM,
-    Cleanup,
-    NumberType,
-    Publisher,
-    ask,
-    examples,
-    pass_publisher,
-    show,
-)
+from imgrepo.cli.options import PATH, Cleanup, NumberType
+from imgrepo.cli.publisher import PROGRAM, Publisher, ask, examples, pass_publisher, show
 from imgrepo.cli.share import endpoint_option, send
 from imgrepo.images.compress import PRESETS
 from imgrepo.publishing.init import InitRequest, init

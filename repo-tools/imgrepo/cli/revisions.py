@@ -10,7 +10,8 @@ import click
 
 from imgbuilder.events import warn
 from imgrepo.cli import options, places
-from imgrepo.cli.options import NumberType, Publisher, change_data, examples, iso, pass_publisher
+from imgrepo.cli.options import NumberType
+from imgrepo.cli.publisher import Publisher, change_data, examples, iso, pass_publisher
 from imgrepo.services import Signing
 from imgrepo.webroot import revisions
 from imgrepo.webroot.journal import Change, Journal, Line

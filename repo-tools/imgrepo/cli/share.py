@@ -12,7 +12,8 @@ from imgbuilder.events import info
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted, parse_size
 from imgrepo.cli import options, places
-from imgrepo.cli.options import PATH, Cleanup, NumberType, Publisher, examples, pass_publisher
+from imgrepo.cli.options import PATH, Cleanup, NumberType
+from imgrepo.cli.publisher import Publisher, examples, pass_publisher
 from imgrepo.sharing.mirror import MirrorRequest, mirror
 from imgrepo.sharing.rsync import RsyncTarget
 from imgrepo.sharing.s3 import S3Target
@@ -38,6 +39,7 @@ from imgrepo.sharing.upload import Target, UploadPlace, UploadRequest, read_plac
 @click.option(
     "--port", type=NumberType(0, 65535), default=8000, show_default=True, help="Port; 0 for any free one."
 )
+@options.json_option
 @options.quiet_option("Do not show requests.")
 @pass_publisher
 def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) -> None:
@@ -48,7 +50,10 @@ def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) 
             click.echo(printable(line), err=True)
 
     with PublishedFolderServer(webroot, (bind, port), on_request) as server:
-        click.echo(f"serving {webroot} at {server.url}/index.asc")
+        publisher.emit(
+            {"version": 1, "url": f"{server.url}/", "index": f"{server.url}/index.asc"},
+            [f"serving {webroot} at {server.url}/index.asc"],
+        )
         server.serve()
 
 

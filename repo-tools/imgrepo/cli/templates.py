@@ -14,7 +14,7 @@ from imgbuilder.sizes import human_size
 from imgindex.fields import deprecation, deprecation_notice
 from imgindex.trust import VerifiedText
 from imgrepo.cli import options, places
-from imgrepo.cli.options import Publisher, examples, iso, pass_publisher
+from imgrepo.cli.publisher import Publisher, examples, iso, pass_publisher
 from imgrepo.publishing.templates import PublishedTemplate, TemplateState, templates_in
 from imgrepo.webroot.edit import same_arch
 

@@ -11,12 +11,13 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgrepo.cli import options, places
-from imgrepo.cli.options import PATH, NumberType, Publisher, examples, pass_publisher
+from imgrepo.cli.options import PATH, NumberType
+from imgrepo.cli.publisher import Publisher, examples, pass_publisher
 from imgrepo.cli.share import endpoint_option, limit_rate_option, target_opener
 from imgrepo.publishing.settings import UpdateStep, read_settings
 from imgrepo.services import Signing
 from imgrepo.updating.outdated import OutdatedRequest, find_outdated
-from imgrepo.updating.plan import Outcome, TemplateReport, UpdateReport
+from imgrepo.updating.report import Outcome, TemplateReport, UpdateReport
 from imgrepo.updating.update import UpdateRequest, update
 
 _STEPS = tuple(step.value for step in UpdateStep if step is not UpdateStep.CATALOGUE)

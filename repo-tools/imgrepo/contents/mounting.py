@@ -6,6 +6,9 @@ places that matter on it. Otherwise libguestfs's inspection finds the system.
 
 from __future__ import annotations
 
+import string
+
+from imgbuilder.disk.devicenames import appliance_disk
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.guests.mounting import Missing, inspect_mount_points
@@ -26,10 +29,21 @@ _FSTAB = "/etc/fstab"
 _LARGEST_FSTAB = 64 << 10
 
 
-def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...], on_event: Reporter) -> bool:
-    """Mount the only root and return True, if all places that matter are on it; else nothing is mounted."""
+def mount_root(
+    appliance: Appliance,
+    image: SourceImage,
+    places: tuple[str, ...],
+    on_event: Reporter,
+    *,
+    position: int | None = None,
+) -> bool:
+    """Mount the only root and return True, if all places that matter are on it; else nothing is mounted.
+
+    ``position`` is that of the image among several in the appliance.
+    """
     roots = []
-    for device, kind in sorted(_filesystems(appliance).items()):
+    devices = _filesystems(appliance) if position is None else _on_disk(appliance, appliance_disk(position))
+    for device, kind in sorted(devices.items()):
         if kind in NO_FILES:
             continue
         try:
@@ -93,6 +107,13 @@ def _filesystems(appliance: Appliance) -> dict[str, str]:
         device: appliance.filesystem_type(device) for device in appliance.partitions() or appliance.disks()
     }
     return appliance.filesystems() if _CONTAINERS.intersection(kinds.values()) else kinds
+
+
+def _on_disk(appliance: Appliance, disk: str) -> dict[str, str]:
+    """Return the partitions of one of several disks; none if it has volumes: others may have equal ones."""
+    parts = [device for device in appliance.partitions() if device.rstrip(string.digits) == disk]
+    kinds = {device: appliance.filesystem_type(device) for device in parts or [disk]}
+    return {} if _CONTAINERS.intersection(kinds.values()) else kinds
 
 
 def _has_other_places(guest: Guest, places: tuple[str, ...]) -> bool:

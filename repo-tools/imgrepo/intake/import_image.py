@@ -29,7 +29,7 @@ from imgrepo.images.scan import FORMATS, SourceImage, is_stem, measure
 from imgrepo.intake.proof import Digests, ImageProof, TrustOptions, name_in, prove, template_name
 from imgrepo.recordfile import Moment, RecordFile, write_text
 from imgrepo.services import Services
-from imgrepo.sharing.download import verified_download
+from imgrepo.sharing.download import GROUP_FILE, GROUP_FOLDER, verified_download
 from imgrepo.webroot.entries import sidecar_of
 
 _LARGEST = 64 << 30
@@ -114,8 +114,9 @@ def import_image(request: ImportRequest, services: Services, on_event: Reporter)
     proof = prove(request.address, request.file, request.trust, services, on_event)
     parts = request.folder / _PARTS
     with explaining(parts):
-        parts.mkdir(mode=0o700, exist_ok=True)
-        with exclusive(parts / "lock", "is importing into the same folder", on_event):
+        parts.mkdir(mode=GROUP_FOLDER, exist_ok=True)
+        purpose = "is importing into the same folder"
+        with exclusive(parts / "lock", purpose, on_event, mode=GROUP_FILE):
             _sweep(parts, services.clock() - _KEPT)
             _check_not_older(request, proof, parts)
             imported = _fetch(request, proof, parts, services.fetcher, on_event)

@@ -20,6 +20,7 @@ from imgbuilder.machine.model import BOARDS
 from imgrepo.images.scan import FORMATS, SourceImage, check_unchanged, is_stem, measure
 from imgrepo.library.description import licence_problem, parse_description
 from imgrepo.library.folder import EntryFolder
+from imgrepo.webroot.entries import sidecar_of
 
 _SKELETON = """\
 # The entry @NAME@ of a library: its description, and the machine that it needs.
@@ -152,7 +153,12 @@ def make_entry(request: NewEntry, on_event: Reporter) -> EntryFolder:
     finally:
         shutil.rmtree(temporary.path, ignore_errors=True)  # renamed if all went well
     if image is not None and request.move:
-        _move(image, folder.path / f"{request.name}{image.path.suffix}", on_event)
+        target = folder.path / f"{request.name}{image.path.suffix}"
+        _move(image, target, on_event)
+        sidecar = sidecar_of(image.path)
+        if sidecar.is_file() and image.stem == request.name:  # the next import replaces only what has it
+            with explaining(sidecar):
+                shutil.move(sidecar, sidecar_of(target))
     return folder
 
 

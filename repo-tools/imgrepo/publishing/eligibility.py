@@ -1,17 +1,29 @@
-"""Decides which images may be published now: those whose day has come, with all required proof."""
+"""Decides which images may be published now: those whose day has come, with all required proof.
+
+And those whose template was not withdrawn, protected, or given a different image by hand.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 from imgbuilder.errors import PybuilderError, UsageError
-from imgbuilder.events import Reporter, info
-from imgindex.model import Entry
+from imgbuilder.events import Reporter, info, warn
+from imgindex.model import Entry, Index
+from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import SourceImage
 from imgrepo.library.approval import Reviewers
 from imgrepo.library.folder import described, find_images
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.check import not_an_entry, unmet
+from imgrepo.webroot.state import (
+    Published,
+    protected_error,
+    protected_templates,
+    set_aside_files,
+    withdrawn_templates,
+)
 
 
 class Eligibility:
@@ -76,3 +88,42 @@ class Eligibility:
             reviewers=self._reviewers,
             metadata_digest=entry.metadata_digest,
         )
+
+
+class Decisions:
+    """The decisions about templates that the publisher made by command: withdrawn, protected, set aside."""
+
+    def __init__(self, output: Path, on_event: Reporter) -> None:
+        self._output, self._on_event = output, on_event
+        self._withdrawn = withdrawn_templates(output)
+        self.protected, self.set_aside = protected_templates(output), set_aside_files(output)
+
+    def is_withdrawn(self, image: SourceImage, name: str, arch: str) -> bool:
+        """Check whether a template was withdrawn; if so, warn that its image is not published."""
+        withdrawn = (name, arch) in self._withdrawn
+        if withdrawn:
+            warn(
+                self._on_event,
+                f"{image.name} is not published: its template {name} was withdrawn; to publish it again: "
+                f"pybuilder-repo withdraw --undo {self._output} {name} --gpg-key KEY",
+            )
+        return withdrawn
+
+    def is_set_aside(self, image: SourceImage, last: Published, old: Index) -> bool:
+        """Check whether a template was given a different image by hand since this one was published."""
+        if last.file not in self.set_aside or any(one.file == last.file for one in old.entries):
+            return False
+        if image.fingerprint != last.fingerprint and hash_image(image, self._on_event) != last.sha512:
+            return False
+        warn(
+            self._on_event,
+            f"{image.name} is not published: the template {last.entry} was given a different image by "
+            "rollback or channel; a new image is published again",
+        )
+        return True
+
+    def refusal(self, name: str, arch: str, old: Index) -> PybuilderError | None:
+        """Return the error of an image that would replace that of a protected template."""
+        if old.find(name, arch) is None or (name, arch) not in self.protected:
+            return None
+        return protected_error(self._output, name)

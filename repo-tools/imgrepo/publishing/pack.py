@@ -40,6 +40,7 @@ class Candidate:
         size: Size of its disk in bytes.
         name: Name of its template.
         old: The template that it replaces; None for a new one.
+        last: The record of the image that was published before; None if there is none.
         copy: A copy of it with free space given back; None when the image itself is packed.
     """
 
@@ -48,6 +49,7 @@ class Candidate:
     name: str = ""
     facts: ImageFacts | None = None
     old: Entry | None = None
+    last: Published | None = None
     copy: ImageCopy | None = None
 
 
@@ -75,7 +77,7 @@ class Packer:
         command = xz_arguments(request.preset) if request.compress else None
         ending = "xz" if command else image.path.suffix[1:]
         made = self._make(candidate, command, ending, None if old is None else old.file)
-        entry = new_entry(image, candidate.size, facts, made, old, ending=ending)
+        entry = new_entry(image, candidate.size, facts, made, old, candidate.last, ending=ending)
         entry = dataclasses.replace(
             entry, os_version=candidate.name, file=made.path.relative_to(request.output).as_posix()
         )
@@ -83,8 +85,9 @@ class Packer:
         zstd, blocks = self._further_files(candidate)
         entry = dataclasses.replace(entry, zstd=zstd, blocks=blocks)
         published = Published(
-            image.fingerprint, source, entry.file, entry.os_version, entry.arch, system=facts.system
-        )
+            image.fingerprint, source, entry.file, entry.os_version, entry.arch,
+            facts.system, facts.name, facts.osinfo,
+        )  # fmt: skip
         return entry, published
 
     def _further_files(self, candidate: Candidate) -> tuple[FurtherFile | None, FurtherFile | None]:
@@ -208,11 +211,12 @@ class Packer:
 
     def _remember(self, candidate: Candidate, name: str, made: Compressed, source: str, how: str) -> None:
         assert candidate.facts is not None
+        facts = candidate.facts
         self.known[name] = Packed(
             source, how, made.sha512, made.size, candidate.name,
-            candidate.old.arch if candidate.old else candidate.facts.arch, candidate.facts.system,
+            candidate.old.arch if candidate.old else facts.arch, facts.system, facts.name, facts.osinfo,
         )  # fmt: skip
-        remember_packed(self._request.output, self.known)
+        remember_packed(self._request.output, name, self.known[name])
 
     def _is_same(self, entry: Entry | None, name: str, made: Compressed) -> bool:
         """Check whether the file of an entry has the bytes that were packed."""
@@ -226,7 +230,7 @@ def planned_entry(candidate: Candidate) -> Entry:
     assert candidate.facts is not None
     nothing = Compressed(candidate.image.path, 0, "", "")
     return dataclasses.replace(
-        new_entry(candidate.image, candidate.size, candidate.facts, nothing, candidate.old),
+        new_entry(candidate.image, candidate.size, candidate.facts, nothing, candidate.old, candidate.last),
         os_version=candidate.name,
         file=f"{candidate.image.stem}-... (to be made)",
         sha512=None,

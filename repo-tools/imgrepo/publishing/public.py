@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,14 +15,14 @@ from imgbuilder.errors import (
     WrongSizeError,
 )
 from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.transfer import INDEX_LIMIT, Download, Fetcher
+from imgbuilder.fetch.transfer import INDEX_LIMIT, INDEX_SECONDS, Download, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, template_url
 from imgbuilder.host.privatefolder import scratch_folder
 from imgindex.gpg import trusted_keys_from_file
-from imgindex.model import Index
+from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, parse_memory
-from imgrepo.publishing.status import FolderStatus, ends, keys_of, missing_signatures, pages_behind
+from imgrepo.publishing.status import FolderStatus, index_status, pages_behind
 from imgrepo.services import Services
 from imgrepo.sharing.mirror import index_address
 from imgrepo.sharing.upload import CATALOGUE, Target, UploadPlace, read_place
@@ -48,38 +48,43 @@ def public_status(
             key_file = folder / PUBLIC_KEY
             key_file.write_bytes(_read(services.fetcher, template_url(address, PUBLIC_KEY), _KEY_LIMIT))
         pin = trusted_keys_from_file(key_file, where=str(key_file))
-        keys = keys_of(key_file)
-        tolerant = dataclasses.replace(pin, extra_signatures=True, expired_signatures=True)
+        tolerant = replace(pin, extra_signatures=True, expired_signatures=True)
         signed = services.verifier.verify(data, tolerant, where=str(address))
-        missing = tuple(missing_signatures(data, key_file))
-    now, index = services.clock(), parse_index(signed, where=str(address))
-    problems = (
-        *missing,
-        *ends(signed, keys, now, within),
-        *_files(services.fetcher, address, index),
-        *_pages(services.fetcher, address, index),
-    )
-    return FolderStatus(
-        templates=len(index.entries),
-        size=sum(file.size or 0 for entry in index.entries for file in downloads_of(entry)),
-        checked_at=now,
-        signed_at=signed.signed_at,
-        signer=signed.primary_fingerprint,
-        expires_at=signed.expires_at,
-        keys=keys,
-        problems=problems,
-    )
+        index = parse_index(signed, where=str(address))
+        status = index_status(data, signed, index, key_file, services.clock(), within)
+    files = _files(services.fetcher, address, index.entries)
+    return replace(status, problems=(*status.problems, *files, *_pages(services.fetcher, address, index)))
+
+
+def address_behind(
+    folder: Path, url: str, entries: Sequence[Entry], fetcher: Fetcher, on_event: Reporter
+) -> Iterator[str]:
+    """Compare the index at an address with that of the served folder; ask for the files of some entries."""
+    address = Address(url).derive(index_address)
+    on_event(Step(f"Asking {address}"))
+    try:
+        theirs = _read(fetcher, address, INDEX_LIMIT)
+    except PybuilderError as error:
+        yield error.in_one_line
+        return
+    if theirs != read_index_file(folder / SIGNED_INDEX):
+        yield (
+            f"{Address(url)} serves a different index from the one in {folder} (does it go through a cache "
+            "that keeps it? is a target missing in library.toml?)"
+        )
+        return
+    yield from _files(fetcher, address, entries)
 
 
 def _read(fetcher: Fetcher, address: Address, limit: int) -> bytes:
     body = io.BytesIO()
-    fetcher.fetch(Download(address, body, limit=limit))
+    fetcher.fetch(Download(address, body, limit=limit, seconds=INDEX_SECONDS))
     return body.getvalue()
 
 
-def _files(fetcher: Fetcher, address: Address, index: Index) -> Iterator[str]:
+def _files(fetcher: Fetcher, address: Address, entries: Sequence[Entry]) -> Iterator[str]:
     """Ask for one byte of each file: the answer says how long the whole is."""
-    for file in {file.name: file for entry in index.entries for file in downloads_of(entry)}.values():
+    for file in {file.name: file for entry in entries for file in downloads_of(entry)}.values():
         where = template_url(address, file.name)
         try:
             fetcher.fetch(

@@ -34,7 +34,7 @@ from imgrepo.webroot.signing import (
     read_index_file,
     signing_step,
 )
-from imgrepo.webroot.state import Published, write_state
+from imgrepo.webroot.state import Published, tidy_packed, write_state
 from imgrepo.webroot.transaction import PUBLISH_LOCK_NAME, locked, open_session
 
 _PATIENCE = 60.0
@@ -143,6 +143,7 @@ def _commit(
     elif not run.files:
         info(on_event, "nothing new to publish")
     write_state(request.output, request.folder, run.state)
+    tidy_packed(request.output)
     retire(
         served_files(request.output, on_event),
         new,

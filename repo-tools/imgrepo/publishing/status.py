@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
@@ -56,7 +56,7 @@ class FolderStatus:
     retired: tuple[Retired, ...] = ()
     withdrawn: tuple[tuple[str, str], ...] = ()
     changes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = field(default_factory=tuple)
+    problems: tuple[str, ...] = ()
 
 
 def metrics(status: FolderStatus | None, place: str, now: datetime) -> str:
@@ -109,15 +109,28 @@ def status_of(
     """
     published, signed = read_served(folder, services)
     now, index = services.clock(), published.index
-    keys = keys_of(folder / PUBLIC_KEY)
+    status = index_status(published.data or b"", signed, index, folder / PUBLIC_KEY, now, within)
     memory = read_memory(folder / CATALOGUE)
-    problems = [
-        *missing_signatures(published.data or b"", folder / PUBLIC_KEY),
-        *ends(signed, keys, now, within),
+    problems = (
+        *status.problems,
         *_files(folder, index, on_event, verify=verify),
         *_deprecations(index, now),
         *(() if memory is None else pages_behind(memory, index)),
-    ]
+    )
+    return replace(
+        status,
+        retired=find_retired(served_files(folder, on_event), index, index, now=now),
+        withdrawn=tuple(sorted(withdrawn_templates(folder))),
+        changes=() if images is None else tuple(_changes(folder, images, index, now)),
+        problems=problems,
+    )
+
+
+def index_status(
+    data: bytes, signed: VerifiedText, index: Index, key_file: Path, now: datetime, within: timedelta
+) -> FolderStatus:
+    """Check a signed index and the keys for clients, but no file that it names."""
+    keys = keys_of(key_file)
     return FolderStatus(
         templates=len(index.entries),
         size=sum(file.size or 0 for entry in index.entries for file in downloads_of(entry)),
@@ -126,10 +139,7 @@ def status_of(
         signer=signed.primary_fingerprint,
         expires_at=signed.expires_at,
         keys=keys,
-        retired=find_retired(served_files(folder, on_event), index, index, now=now),
-        withdrawn=tuple(sorted(withdrawn_templates(folder))),
-        changes=() if images is None else tuple(_changes(folder, images, index, now)),
-        problems=tuple(problems),
+        problems=(*_missing_signatures(data, key_file), *ends(signed, keys, now, within)),
     )
 
 
@@ -142,7 +152,7 @@ def keys_of(key_file: Path) -> tuple[KeyStatus, ...]:
     )
 
 
-def missing_signatures(data: bytes, key_file: Path) -> Iterator[str]:
+def _missing_signatures(data: bytes, key_file: Path) -> Iterator[str]:
     """Yield a problem if a signed index has fewer signatures than its key file has keys."""
     keys = keys_in_file(key_file, where="the published key", any_owner=True)
     primary = [key for key in keys if key.is_primary]

@@ -17,20 +17,12 @@ from imgrepo.images.compress import ImageCopy, copy_image, hash_image, space_nee
 from imgrepo.images.facts import BATCH, ImageFacts, NoSystemError, examine
 from imgrepo.images.scan import SourceImage, measure
 from imgrepo.library.approval import read_reviewers
-from imgrepo.publishing.eligibility import Eligibility
+from imgrepo.publishing.eligibility import Decisions, Eligibility
 from imgrepo.publishing.pack import Candidate, Packer, planned_entry
 from imgrepo.publishing.request import PublishRequest, ask_about
 from imgrepo.services import Services
 from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, is_complete, merge, old_entry, read_sidecar
-from imgrepo.webroot.state import (
-    Published,
-    former_entries,
-    protected_error,
-    protected_templates,
-    read_state,
-    set_aside_files,
-    withdrawn_templates,
-)
+from imgrepo.webroot.state import Published, former_entries, read_state
 from imgrepo.webroot.transaction import Session
 
 
@@ -61,11 +53,7 @@ class PublishRun:
         self._replaced: dict[tuple[str, str], Entry] = {}
         self._added: list[Entry] = []
         self._unpublished: set[int] = set()
-        self._withdrawn = withdrawn_templates(request.output)
-        self._protected, self._set_aside = (
-            protected_templates(request.output),
-            set_aside_files(request.output),
-        )
+        self._decisions = Decisions(request.output, on_event)
         self.refused: dict[str, PybuilderError] = dict(request.held_back)
         reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
         self._eligibility = Eligibility(request, services.clock(), self.refused, on_event, reviewers)
@@ -108,10 +96,10 @@ class PublishRun:
                 if (
                     last is not None
                     and image.fingerprint == last.fingerprint
-                    and self._is_withdrawn(image, last.entry, last.arch)
+                    and self._decisions.is_withdrawn(image, last.entry, last.arch)
                 ):
                     continue
-                if last is not None and self._is_set_aside(image, last):
+                if last is not None and self._decisions.is_set_aside(image, last, self._old):
                     continue
                 if self._is_published(image) or not self._eligibility.is_eligible(image):
                     continue
@@ -138,10 +126,11 @@ class PublishRun:
         for name, packed in self._packer.known.items():
             if not name.startswith(f"{image.stem}-") or hash_image(image, self._on_event) != packed.image:
                 continue
-            if name in self._set_aside or any(entry.file == name for entry in self._old.entries):
+            if name in self._decisions.set_aside or any(entry.file == name for entry in self._old.entries):
                 return Published(
-                    image.fingerprint, packed.image, name, packed.entry, packed.arch, system=packed.system
-                )
+                    image.fingerprint, packed.image, name, packed.entry, packed.arch,
+                    packed.system, packed.name, packed.osinfo,
+                )  # fmt: skip
         return None
 
     def check_programs(self, candidates: Sequence[Candidate]) -> None:
@@ -163,7 +152,7 @@ class PublishRun:
             if entry is None:
                 continue
             gone_since = last.gone_since or now
-            protected = (last.entry, last.arch) in self._protected
+            protected = (last.entry, last.arch) in self._decisions.protected
             if self._request.prune and not protected and now - gone_since >= self._request.grace:
                 info(self._on_event, f"the template {entry.os_version} is dropped: its image {name} is gone")
                 self._old = dataclasses.replace(
@@ -182,15 +171,8 @@ class PublishRun:
         warn(self._on_event, f"the image {name} of the template {entry.os_version} is gone; {what}")
 
     def _entry_of(self, last: Published) -> Entry | None:
-        wanted = (last.entry, last.arch)
-        return next(
-            (
-                one
-                for one in self._old.entries
-                if (one.os_version, one.arch) == wanted and id(one) not in self._unpublished
-            ),
-            None,
-        )
+        entry = self._old.find(last.entry, last.arch)
+        return None if entry is None or id(entry) in self._unpublished else entry
 
     def _is_published(self, image: SourceImage) -> bool:
         last = self.state.get(image.name)
@@ -293,41 +275,17 @@ class PublishRun:
             self.refused[image.name] = facts
             return None
         arch = facts.arch if old is None or old.arch == UNKNOWN_ARCH else old.arch
-        if self._is_withdrawn(image, name, arch) or self._is_protected(image, name, arch):
+        if self._decisions.is_withdrawn(image, name, arch) or self._is_protected(image, name, arch):
             return None
         self._claim(name, arch, image)
-        return dataclasses.replace(candidate, name=name, facts=facts, old=old)
-
-    def _is_withdrawn(self, image: SourceImage, name: str, arch: str) -> bool:
-        """Check whether a template was withdrawn; if so, warn that its image is not published."""
-        withdrawn = (name, arch) in self._withdrawn
-        if withdrawn:
-            warn(
-                self._on_event,
-                f"{image.name} is not published: its template {name} was withdrawn; to publish it again: "
-                f"pybuilder-repo withdraw --undo {self._request.output} {name} --gpg-key KEY",
-            )
-        return withdrawn
-
-    def _is_set_aside(self, image: SourceImage, last: Published) -> bool:
-        """Check whether a template was given a different image by hand since this one was published."""
-        if last.file not in self._set_aside or any(one.file == last.file for one in self._old.entries):
-            return False
-        if image.fingerprint != last.fingerprint and hash_image(image, self._on_event) != last.sha512:
-            return False
-        warn(
-            self._on_event,
-            f"{image.name} is not published: the template {last.entry} was given a different image by "
-            "rollback or channel; a new image is published again",
-        )
-        return True
+        return dataclasses.replace(candidate, name=name, facts=facts, old=old, last=last)
 
     def _is_protected(self, image: SourceImage, name: str, arch: str) -> bool:
         """Check whether an image would replace that of a protected template; if so, it is refused."""
-        if self._old.find(name, arch) is None or (name, arch) not in self._protected:
-            return False
-        self.refused[image.name] = protected_error(self._request.output, name)
-        return True
+        refusal = self._decisions.refusal(name, arch, self._old)
+        if refusal is not None:
+            self.refused[image.name] = refusal
+        return refusal is not None
 
     def pack(self, candidates: Sequence[Candidate]) -> None:
         """Pack the changed images and describe them; in a dry run only describe them."""
@@ -339,7 +297,7 @@ class PublishRun:
                 entry, published = self._packer.pack(candidate)
                 self.state[candidate.image.name] = published
                 # Without the record of packed files, an image that was set aside is recognised only now.
-                if not self._is_set_aside(candidate.image, published):
+                if not self._decisions.is_set_aside(candidate.image, published, self._old):
                     self._note(candidate.old, entry)
             except (DiskError, WorkspaceError) as error:  # without space for one, others may still fit
                 self.refused[candidate.image.name] = error

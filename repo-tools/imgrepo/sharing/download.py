@@ -14,6 +14,9 @@ from imgbuilder.fetch.transfer import Download, Fetcher, download_verified
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import explaining
 
+GROUP_FOLDER, GROUP_FILE = 0o770, 0o660
+"""Modes of what is unfinished, before the umask: a colleague of the same group continues or removes it."""
+
 
 @contextlib.contextmanager
 def verified_download(
@@ -38,7 +41,7 @@ def verified_download(
     where = str(Address(url))
     on_event(Step(f"Fetching {where}"))
     with explaining(parts / key):
-        parts.mkdir(mode=0o700, exist_ok=True)
+        parts.mkdir(mode=GROUP_FOLDER, exist_ok=True)
         with partial_file(parts / key, where) as part:
 
             def check() -> None:

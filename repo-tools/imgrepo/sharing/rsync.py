@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from imgbuilder.errors import UploadError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step, ignore
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.process import Completed, Popen
 from imgbuilder.sizes import counted, human_size
-from imgrepo.sharing.upload import NOTHING, Former, UploadError, UploadPlace
+from imgrepo.sharing.upload import NOTHING, Former, UploadPlace
 from imgrepo.webroot.entries import NamedFile, is_complete, stem_of_published
 
 _BASIS = ".rsync-basis"
@@ -135,8 +136,9 @@ class RsyncTarget:
             *self._limit,
             *(["--checksum"] if by_content else []),
             "--times",
+            "--omit-dir-times",  # only its owner sets it
             "--perms",
-            "--chmod=F644,D755",
+            "--chmod=F644,Du=rwx,Dg+rx,Do=rx",  # a folder that a group may write to stays so
             "--partial-dir=.rsync-partial",
             "--out-format=%i %n",
             "--info=progress2",

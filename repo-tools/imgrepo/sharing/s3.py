@@ -1,8 +1,7 @@
-"""A target in an S3 bucket, through boto3: the one module that imports it.
+"""A target in an S3 bucket.
 
-An object appears when it is complete. Each one carries its SHA-512, and the
-list of objects has the MD5 of small ones, so that nothing is sent twice.
-Credentials and region come from boto3's configuration and environment.
+Each object carries its SHA-512, and the list of objects has the MD5 of small
+ones, so that nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
-from imgbuilder.errors import ToolError
+from imgbuilder.errors import PybuilderError, UploadError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
-from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host.hashing import hash_file
-from imgbuilder.host.packages import extra_command
+from imgbuilder.outputs.s3 import IN_PARTS, Bucket
 from imgbuilder.sizes import counted, human_size
 from imgindex.files import open_file
 from imgrepo.sharing.frames import Stretch
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
-from imgrepo.sharing.upload import NOTHING, Former, UploadError, UploadPlace
+from imgrepo.sharing.upload import NOTHING, Former, UploadPlace
 
 _DIGEST = "sha512"
 _TYPES = {
@@ -40,13 +38,9 @@ _SMALLEST = 5 << 20
 """Fewest bytes of a part of an object, except for the last one; a rule of S3."""
 _LARGEST = 16 << 20
 """Bytes of a part that are sent, and held in memory, at once."""
-_SMALL = 8 << 20
-"""Bytes from which an object is sent in parts; its tag is then no MD5."""
 _AT_ONCE = 8
 """Requests at once about small objects."""
 _Answer = TypeVar("_Answer")
-_PIECE = 1000
-"""Most objects that one request deletes."""
 
 
 def content_type(name: str) -> str:
@@ -100,42 +94,19 @@ def _pieces(part: Stretch, largest: int) -> Iterator[Stretch]:
 
 
 class S3Target:
-    """Implements ``Target`` with boto3; ``endpoint`` is the URL of a server other than Amazon's."""
+    """Implements ``Target`` by a bucket; ``endpoint`` is the URL of a server other than Amazon's."""
 
     def __init__(self, place: UploadPlace, endpoint: str | None = None, rate: int | None = None) -> None:
-        try:
-            import boto3  # an extra, and slow to load
-            from boto3.exceptions import Boto3Error
-            from boto3.s3.transfer import TransferConfig
-            from botocore.exceptions import BotoCoreError, ClientError
-        except ImportError as error:
-            raise ToolError(
-                "uploading to S3 needs boto3, which is not installed",
-                hint=extra_command("s3"),
-            ) from error
-        self._errors: tuple[type[Exception], ...] = (Boto3Error, BotoCoreError, ClientError, ValueError)
-        self._place, self._rate = place, rate
-        self._config = TransferConfig(multipart_threshold=_SMALL, max_bandwidth=rate)
+        self._bucket = Bucket(place.bucket, place.prefix, where=place.text, endpoint=endpoint, rate=rate)
+        self._where, self._rate = place.text, rate
         self._tags: dict[str, str] = {}
-        try:
-            self._client: Any = boto3.session.Session().client("s3", endpoint_url=endpoint)
-        except self._errors as error:
-            raise self._failure("cannot be used", error) from error
 
     def sizes(self) -> dict[str, int]:
         """See ``Target.sizes``."""
         found: dict[str, int] = {}
-        start = self._place.prefix
-        try:
-            pages = self._client.get_paginator("list_objects_v2")
-            for below in ({"Prefix": start, "Delimiter": "/"}, {"Prefix": f"{start}catalogue/"}):
-                for page in pages.paginate(Bucket=self._place.bucket, **below):
-                    for item in page.get("Contents", ()):
-                        name = item["Key"].removeprefix(start)
-                        found[name] = int(item["Size"])
-                        self._tags[name] = item["ETag"].strip('"')
-        except self._errors as error:
-            raise self._failure("cannot be listed", error) from error
+        for name, item in (*self._bucket.listed(), *self._bucket.listed("catalogue/", deep=True)):
+            found[name] = int(item["Size"])
+            self._tags[name] = item["ETag"].strip('"')
         return found
 
     def changed(self, folder: Path, names: Sequence[str]) -> set[str]:
@@ -149,7 +120,7 @@ class S3Target:
         return set(itertools.compress(unknown, self._in_parallel(differs, unknown)))
 
     def _has_tag(self, path: Path, name: str) -> bool:
-        return path.stat().st_size < _SMALL and hash_file(path, "md5") == self._tags.get(name)
+        return path.stat().st_size < IN_PARTS and hash_file(path, "md5") == self._tags.get(name)
 
     def _in_parallel(self, ask: Callable[[str], _Answer], names: Sequence[str]) -> list[_Answer]:
         """Ask about several objects at once; return the answers in the order of the names."""
@@ -161,20 +132,18 @@ class S3Target:
 
     def read(self, name: str, limit: int) -> bytes:
         """See ``Target.read``."""
-        try:
-            answer = self._client.get_object(Bucket=self._place.bucket, Key=self._key(name))
+        with self._bucket.failing(f"{name} cannot be read"):
+            answer = self._bucket.client.get_object(**self._bucket.place(name))
             data: bytes = answer["Body"].read(limit + 1)
-        except self._errors as error:
-            raise self._failure(f"{name} cannot be read", error) from error
         if len(data) > limit:
-            raise UploadError(f"{self._place.text}: {name} is larger than {limit} bytes")
+            raise UploadError(f"{self._where}: {name} is larger than {limit} bytes")
         return data
 
     def put(
         self, folder: Path, names: Sequence[str], on_event: Reporter, former: Mapping[str, Former] = NOTHING
     ) -> tuple[str, ...]:
         """See ``Target.put``."""
-        small = [] if self._rate else [name for name in names if (folder / name).stat().st_size < _SMALL]
+        small = [] if self._rate else [name for name in names if (folder / name).stat().st_size < IN_PARTS]
         self._send_small(folder, small, on_event)
         for name in (name for name in names if name not in set(small)):
             digest = hash_file(folder / name, on_event=on_event, label=f"reading {name}")
@@ -183,7 +152,7 @@ class S3Target:
             if old is not None and parts and self._digest_of(old.file.name) == old.file.sha512:
                 self._send_parts(folder / name, name, digest, old.file.name, parts, on_event)
             else:
-                self._send(folder / name, name, digest, on_event)
+                self._bucket.send(folder / name, name, on_event, _headers(name, digest))
         return tuple(names)
 
     def _send_small(self, folder: Path, names: Sequence[str], on_event: Reporter) -> None:
@@ -192,61 +161,51 @@ class S3Target:
             return
         total = sum((folder / name).stat().st_size for name in names)
         what = names[0] if len(names) == 1 else counted(len(names), "file")
-        on_event(Step(f"Uploading to {self._place.text}: {what}, {human_size(total)}"))
+        on_event(Step(f"Uploading to {self._where}: {what}, {human_size(total)}"))
 
         def send(name: str) -> None:
             data = (folder / name).read_bytes()
             headers = _headers(name, hashlib.sha512(data).hexdigest())
-            try:
-                self._client.put_object(Bucket=self._place.bucket, Key=self._key(name), Body=data, **headers)
-            except self._errors as error:
-                raise self._failure(f"{name} cannot be written", error) from error
+            with self._bucket.failing(f"{name} cannot be written"):
+                self._bucket.client.put_object(**self._bucket.place(name), Body=data, **headers)
 
         self._in_parallel(send, names)
 
     def _digest_of(self, name: str) -> str | None:
         """Return the digest in an object's metadata; None when the object or the digest is missing."""
-        try:
-            facts = self._client.head_object(Bucket=self._place.bucket, Key=self._key(name))
-        except self._client.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NotFound"):
-                return None
-            raise self._failure(f"{name} cannot be looked at", error) from error
-        except self._errors as error:
-            raise self._failure(f"{name} cannot be looked at", error) from error
-        digest: str | None = facts.get("Metadata", {}).get(_DIGEST)
+        facts = self._bucket.head(name)
+        digest: str | None = (facts or {}).get("Metadata", {}).get(_DIGEST)
         return digest
 
     def _send_parts(
         self, path: Path, name: str, digest: str, old: str, parts: Sequence[Stretch], on_event: Reporter
     ) -> None:
         """Send a file in parts, some of which the server copies from an old object."""
-        place = {"Bucket": self._place.bucket, "Key": self._key(name)}
+        place, client = self._bucket.place(name), self._bucket.client
         new = sum(part.end - part.start for part in parts if part.old is None)
         total, done = path.stat().st_size, 0
         what = f"{human_size(new)} of {human_size(total)}, the rest is in {old}"
-        on_event(Step(f"Uploading {name} to {self._place.text}: {what}"))
+        on_event(Step(f"Uploading {name} to {self._where}: {what}"))
         try:
-            upload_id = self._client.create_multipart_upload(**place, **_headers(name, digest))["UploadId"]
-            made = []
-            try:
-                with open_file(path) as file:
-                    for number, part in enumerate(parts, 1):
-                        which = {**place, "UploadId": upload_id, "PartNumber": number}
-                        made.append({"PartNumber": number, "ETag": self._part(file, part, old, which)})
-                        if self._rate and part.old is None:
-                            time.sleep((part.end - part.start) / self._rate)
-                        done += part.end - part.start
-                        on_event(Progress(name, done, total))
-                self._client.complete_multipart_upload(
-                    **place, UploadId=upload_id, MultipartUpload={"Parts": made}
-                )
-            except BaseException:  # parts without an object would be kept, and paid for
-                with contextlib.suppress(*self._errors):
-                    self._client.abort_multipart_upload(**place, UploadId=upload_id)
-                raise
-        except self._errors as error:
-            raise self._failure(f"{name} cannot be written", error) from error
+            with self._bucket.failing(f"{name} cannot be written"):
+                upload_id = client.create_multipart_upload(**place, **_headers(name, digest))["UploadId"]
+                made = []
+                try:
+                    with open_file(path) as file:
+                        for number, part in enumerate(parts, 1):
+                            which = {**place, "UploadId": upload_id, "PartNumber": number}
+                            made.append({"PartNumber": number, "ETag": self._part(file, part, old, which)})
+                            if self._rate and part.old is None:
+                                time.sleep((part.end - part.start) / self._rate)
+                            done += part.end - part.start
+                            on_event(Progress(name, done, total))
+                    client.complete_multipart_upload(
+                        **place, UploadId=upload_id, MultipartUpload={"Parts": made}
+                    )
+                except BaseException:  # parts without an object would be kept, and paid for
+                    with contextlib.suppress(PybuilderError), self._bucket.failing("keeps unfinished parts"):
+                        client.abort_multipart_upload(**place, UploadId=upload_id)
+                    raise
         finally:
             on_event(ProgressEnd())
 
@@ -255,59 +214,15 @@ class S3Target:
         length = part.end - part.start
         if part.old is None:
             file.seek(part.start)
-            made = self._client.upload_part(**which, Body=file.read(length))
+            made = self._bucket.client.upload_part(**which, Body=file.read(length))
         else:
-            made = self._client.upload_part_copy(
+            made = self._bucket.client.upload_part_copy(
                 **which,
-                CopySource={"Bucket": self._place.bucket, "Key": self._key(old)},
+                CopySource=self._bucket.place(old),
                 CopySourceRange=f"bytes={part.old}-{part.old + length - 1}",
             )["CopyPartResult"]
         return str(made["ETag"])
 
-    def _send(self, path: Path, name: str, digest: str, on_event: Reporter) -> None:
-        on_event(Step(f"Uploading {name} to {self._place.text}"))
-        total, done = path.stat().st_size, 0
-
-        def moved(count: int) -> None:
-            nonlocal done
-            done += count
-            on_event(Progress(name, done, total))
-
-        try:
-            self._client.upload_file(
-                str(path),
-                self._place.bucket,
-                self._key(name),
-                ExtraArgs=_headers(name, digest),
-                Callback=moved,
-                Config=self._config,
-            )
-        except self._errors as error:
-            raise self._failure(f"{name} cannot be written", error) from error
-        finally:
-            on_event(ProgressEnd())
-
     def delete(self, names: Sequence[str]) -> None:
         """See ``Target.delete``."""
-        for start in range(0, len(names), _PIECE):
-            objects = [{"Key": self._key(name)} for name in names[start : start + _PIECE]]
-            try:
-                answer = self._client.delete_objects(
-                    Bucket=self._place.bucket, Delete={"Objects": objects, "Quiet": True}
-                )
-            except self._errors as error:
-                raise self._failure("old files cannot be deleted", error) from error
-            for refused in answer.get("Errors", ()):
-                raise UploadError(
-                    f"{self._place.text}: {refused.get('Key')} cannot be deleted: {refused.get('Code')}"
-                )
-
-    def _key(self, name: str) -> str:
-        return f"{self._place.prefix}{name}"
-
-    def _failure(self, what: str, error: Exception) -> UploadError:
-        return UploadError(
-            f"{self._place.text} {what}: {without_secrets(str(error))}",
-            hint="check bucket, credentials and region (see boto3's AWS_PROFILE, AWS_ACCESS_KEY_ID, "
-            "AWS_DEFAULT_REGION), and --endpoint-url for servers other than Amazon's",
-        )
+        self._bucket.delete(names)

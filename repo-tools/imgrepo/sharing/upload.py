@@ -20,10 +20,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from imgbuilder.errors import PybuilderError, RepositoryError, RolledBackError, TrustError, UsageError
+from imgbuilder.errors import RepositoryError, RolledBackError, TrustError, UploadError, UsageError
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host.privatefolder import scratch_folder
+from imgbuilder.outputs.store import read_s3
 from imgindex.accept import show
 from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Index
@@ -44,11 +45,6 @@ _USER = r"(?:[A-Za-z0-9._-]+@)?"
 _HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])"
 _RSYNC = re.compile(rf"rsync://{_USER}{_HOST}(?::[0-9]{{1,5}})?/{_SAFE_PATH}+")
 _SSH = re.compile(rf"{_USER}{_HOST}:(?!:){_SAFE_PATH}*")
-_S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._/+=-]*))?")
-
-
-class UploadError(PybuilderError):
-    """An upload failed; what is served at the target is as valid as before."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +115,10 @@ class Target(Protocol):
 def read_place(text: str) -> UploadPlace:
     """Read the address of a target: an S3 bucket, an rsync server, or a machine that ssh reaches."""
     plain = text.rstrip("/") if not text.endswith(":/") else text
-    s3 = _S3.fullmatch(plain)
-    if s3 is not None:
-        prefix = (s3["prefix"] or "").strip("/")
-        if ".." not in prefix.split("/"):
-            return UploadPlace(plain, s3["bucket"], f"{prefix}/" if prefix else "")
-    elif _RSYNC.fullmatch(plain) or ("://" not in text and _SSH.fullmatch(plain)):
+    bucket, prefix = read_s3(plain)
+    if bucket:
+        return UploadPlace(plain, bucket, f"{prefix}/" if prefix else "")
+    if _RSYNC.fullmatch(plain) or ("://" not in text and _SSH.fullmatch(plain)):
         return UploadPlace(plain)
     shown = without_secrets(text) if "://" in text else text.rpartition("@")[2]
     raise UsageError(

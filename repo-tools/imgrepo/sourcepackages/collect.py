@@ -24,7 +24,7 @@ from imgrepo.contents.packages import ImageTarget, contents_of, make_folder
 from imgrepo.library.records import SOURCES_FILE, ContentsRecord, SourceGap, SourcesRecord
 from imgrepo.recordfile import write_text
 from imgrepo.services import Services
-from imgrepo.sharing.download import verified_download
+from imgrepo.sharing.download import GROUP_FILE, GROUP_FOLDER, verified_download
 from imgrepo.sourcepackages.archive import SourceFile, SourcePackage
 from imgrepo.sourcepackages.finding import SourceArchives, find_packages
 from imgrepo.sourcepackages.tarball import OFFER_NAME, list_text, offer_text, pack, tar_size, unpack_known
@@ -89,8 +89,8 @@ def collect(
     make_folder(target.sources)
     work = target.sources / _WORK
     with explaining(work):
-        work.mkdir(mode=0o700, exist_ok=True)
-        with exclusive(work / "lock", "collects the same sources", on_event):
+        work.mkdir(mode=GROUP_FOLDER, exist_ok=True)
+        with exclusive(work / "lock", "collects the same sources", on_event, mode=GROUP_FILE):
             left_out = tuple(sorted(set(every) - set(wanted)))
             made = _make(planned, contents, work, left_out, request.places.snapshots, services, on_event)
         shutil.rmtree(work)
@@ -109,7 +109,7 @@ def _make(
     target = planned.target
     archive = target.sources / f"{target.name}-sources.tar"
     files = work / "files"
-    files.mkdir(mode=0o700, exist_ok=True)
+    files.mkdir(mode=GROUP_FOLDER, exist_ok=True)
     if archive.is_file():
         here = {file.sha256: file.size for file in _missing(planned.packages, files)}
         unpack_known(archive, here, files)

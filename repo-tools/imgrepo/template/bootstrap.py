@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from imgbuilder.customize.network import host_proxies
+from imgbuilder.customize.buildnetwork import host_proxies
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Reporter, debug
 from imgbuilder.fetch.urls import Address, without_secrets

@@ -156,6 +156,11 @@ def _read_status(text: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def manifest_path(image: Path) -> Path:
+    """Return the path of the manifest of an image."""
+    return image.with_suffix(".json")
+
+
 def write_manifest(manifest: dict[str, Any], image: Path) -> None:
     """Write a manifest next to the image, as ``NAME.json``."""
-    write_text(image.with_suffix(".json"), json.dumps(manifest, indent=1) + "\n")
+    write_text(manifest_path(image), json.dumps(manifest, indent=1) + "\n")

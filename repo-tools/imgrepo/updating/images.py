@@ -99,9 +99,11 @@ class ImageSource:
     def _base(self, name: str, base: str) -> SourceImage:
         image = self.image(base)
         if image is None:
+            put = f"put {base}.img there, or give it an origin in library.toml"
+            made = f"library.toml says how it is made: see why {base} failed"
             raise RepositoryError(
                 f"{base}, the base of {name}, is missing in {self.folder}",
-                hint=f"put {base}.img there, or give it an origin in library.toml",
+                hint=made if base in self.settings.origins else put,
             )
         return image
 

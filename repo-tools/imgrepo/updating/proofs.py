@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -102,6 +103,16 @@ class Proofs:
             f"{image.name} does not boot: {record.reason}",
             hint=f"see: pybuilder-repo boot-check {image.path}",
         )
+
+    def list_together(self, images: Sequence[SourceImage]) -> dict[str, ContentsRecord]:
+        """List the packages of images that can share an appliance, by file name; nothing is written."""
+        return packages.list_together(images, self.services.open_appliance, self.appliance, self.on_event)
+
+    def keep_list(self, image: SourceImage, contents: ContentsRecord) -> str:
+        """Write down the packages of an image; return the result of the step."""
+        target = packages.find_target(self._word(image))
+        packages.write_sbom(target, contents, tuple(packages.Format), self.services)
+        return counted(len(contents.packages), "package")
 
     def _list(self, image: SourceImage) -> str:
         target = packages.find_target(self._word(image))

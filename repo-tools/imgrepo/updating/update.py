@@ -7,17 +7,14 @@ very image that is there, so that a run that was killed is continued by the next
 from __future__ import annotations
 
 import contextlib
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.errors import FetchError, NoRangesError, PybuilderError
-from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.transfer import INDEX_LIMIT, INDEX_SECONDS, Download
-from imgbuilder.fetch.urls import Address
+from imgbuilder.errors import PybuilderError
+from imgbuilder.events import Reporter
 from imgbuilder.host import process
 from imgbuilder.host.workspace import explaining
 from imgbuilder.machine.model import board
@@ -27,15 +24,16 @@ from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.images.scan import SourceImage
 from imgrepo.library.folder import find_images
+from imgrepo.publishing.public import address_behind
 from imgrepo.publishing.publish import publish
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.settings import Built, LibrarySettings, Origin, UpdateStep
 from imgrepo.services import Services, Signing
 from imgrepo.sharing.upload import Target, UploadPlace, UploadRequest, read_place, upload
 from imgrepo.updating.images import ImageSource
-from imgrepo.updating.plan import TemplateReport, UpdateReport, reason_to_renew
+from imgrepo.updating.plan import reason_to_renew
 from imgrepo.updating.proofs import NotBootingError, Proofs
-from imgrepo.webroot.entries import downloads_of
+from imgrepo.updating.report import TemplateReport, UpdateReport
 from imgrepo.webroot.retired import GRACE
 from imgrepo.webroot.signing import SIGNED_INDEX, read_index_file
 from imgrepo.webroot.state import read_state
@@ -217,6 +215,8 @@ class _Update:
         """Make the proofs that are missing; an image that does not boot is not published as it is."""
         found = find_images(self._request.folder)
         published = read_state(self._request.webroot, self._request.folder)
+        if not self._request.dry_run:
+            self._list_packages(found.images)
         for image in found.images:
             with self._reporting(image.stem) as report:
                 if self._request.dry_run:
@@ -224,10 +224,27 @@ class _Update:
                     report.published = known is None or known.fingerprint != image.fingerprint
                 self._prove(image, report)
 
-    def _prove(self, image: SourceImage, report: TemplateReport) -> None:
+    def _steps_of(self, image: SourceImage) -> tuple[UpdateStep, ...]:
         origin = self._origins.get(image.stem)
         own = None if origin is None else origin.steps
-        steps = self._request.settings.steps if own is None else own
+        return self._request.settings.steps if own is None else own
+
+    def _list_packages(self, images: Sequence[SourceImage]) -> None:
+        """List the packages of those images that can share an appliance, where it is to be done."""
+        wanted = []
+        for image in images:
+            with self._reporting(image.stem):
+                if UpdateStep.SBOM in self._proofs.missing(image, self._steps_of(image)):
+                    wanted.append(image)
+        if len(wanted) > 1:
+            found = self._proofs.list_together(wanted)
+            for image in (image for image in wanted if image.name in found):
+                with self._reporting(image.stem) as report:
+                    result = self._proofs.keep_list(image, found[image.name])
+                    report.steps[UpdateStep.SBOM.value] = result
+
+    def _prove(self, image: SourceImage, report: TemplateReport) -> None:
+        origin, steps = self._origins.get(image.stem), self._steps_of(image)
         try:
             for step in self._proofs.missing(image, steps):
                 report.steps[step.value] = "to do"
@@ -293,26 +310,6 @@ class _Update:
         """Check that users get this index, and the files that are new in it."""
         if not self._request.base_url:
             return
-        base = Address(self._request.base_url.rstrip("/"))
-        self._on_event(Step(f"Checking what {base} serves"))
-        with self._noting():
-            if self._fetch(base.below(SIGNED_INDEX), INDEX_LIMIT) != read_index_file(
-                self._request.webroot / SIGNED_INDEX
-            ):
-                raise FetchError(
-                    f"{base} serves a different index from the one in {self._request.webroot}",
-                    hint="does it go through a cache that keeps it? is a target missing in library.toml?",
-                )
-            for file in (file for entry in self._new for file in downloads_of(entry)):
-                if file.size:
-                    self._fetch(base.below(file.name), file.size, file.size)
-
-    def _fetch(self, address: Address, limit: int, size: int | None = None) -> bytes:
-        """Fetch a file; with ``size``, one byte of it shows that it is there and has that size."""
-        body = io.BytesIO()
-        span = None if size is None else (0, 1)
-        with contextlib.suppress(NoRangesError):  # the file is there, only updates by blocks are impossible
-            self._services.fetcher.fetch(
-                Download(address, body, limit, expected=size, seconds=INDEX_SECONDS, span=span)
-            )
-        return body.getvalue()
+        self.report.problems += address_behind(
+            self._request.webroot, self._request.base_url, self._new, self._services.fetcher, self._on_event
+        )

@@ -117,10 +117,15 @@ def new_entry(
     facts: ImageFacts,
     compressed: Compressed,
     old: Entry | None,
+    last: Published | None = None,
     *,
     ending: str = "xz",
 ) -> Entry:
-    """Describe a new or changed image; the revision stays the same if the published file does."""
+    """Describe a new or changed image; the revision stays the same if the published file does.
+
+    Name and osinfo of the old entry stay if people wrote them. They did not if they are as they were found
+    in the image before, by its record ``last``.
+    """
     found = Entry(
         os_version=image.stem,
         file=published_name(image.stem, compressed.sha512, ending),
@@ -139,12 +144,14 @@ def new_entry(
         return found
     if old.sha512 == compressed.sha512 and old.arch != UNKNOWN_ARCH:
         return old
+    name = None if last is not None and old.name == last.name else old.name
+    osinfo = None if last is not None and old.osinfo == last.osinfo else old.osinfo
     entry = dataclasses.replace(
         found,
         os_version=old.os_version,
         arch=facts.arch if old.arch == UNKNOWN_ARCH else old.arch,
-        name=old.name or facts.name,
-        osinfo=old.osinfo or facts.osinfo,
+        name=name or facts.name or old.name,
+        osinfo=osinfo or facts.osinfo or old.osinfo,
         expand=facts.expand or old.expand,
         lvexpand=facts.lvexpand or old.lvexpand,
         revision=old.revision + 1,
@@ -177,13 +184,11 @@ def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence
 
 def differences(old: Index, new: Index) -> Iterator[str]:
     """Yield a line per template that is new, gone or changed, and below it a line per field."""
-    before = {(entry.os_version, entry.arch): entry for entry in old.entries}
-    after = {(entry.os_version, entry.arch): entry for entry in new.entries}
-    for key, entry in before.items():
-        if key not in after:
+    for entry in old.entries:
+        if new.find(entry.os_version, entry.arch) is None:
             yield f"- {_title(entry)}"
-    for key, entry in after.items():
-        last = before.get(key)
+    for entry in new.entries:
+        last = old.find(entry.os_version, entry.arch)
         if last is None:
             yield f"+ {_title(entry)}"
             yield from (f"    {label}={shorten(value)}" for label, value in entry_fields(entry))

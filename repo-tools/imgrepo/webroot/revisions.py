@@ -139,8 +139,7 @@ def _put(folder: Path, index: Index, made: dict[tuple[str, str], Entry]) -> Inde
     """Put entries into an index; ``publish`` leaves the images that they replace out from now on."""
     replaced = {entry.file for entry in index.entries if (entry.os_version, entry.arch) in made}
     entries = [made.get((entry.os_version, entry.arch), entry) for entry in index.entries]
-    there = {(entry.os_version, entry.arch) for entry in index.entries}
-    added = [entry for key, entry in made.items() if key not in there]
+    added = [entry for key, entry in made.items() if index.find(*key) is None]
     new = dataclasses.replace(index, entries=tuple(map(settle_comments, (*entries, *added))))
     refuse_protected(folder, index, new)
     remember_set_aside(folder, (set_aside_files(folder) | replaced) - {one.file for one in made.values()})

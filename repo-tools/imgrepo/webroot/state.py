@@ -4,7 +4,8 @@ The record of images, one for each folder that is published there, shows what
 changed. The record of packed files keeps an image from being packed twice,
 also by another publisher. Both are conveniences: without them images are
 compressed again and come out as the same files, and nothing in them is trusted
-unless the signed index confirms it. The record of withdrawn templates keeps
+unless the signed index confirms it. The record of packed files has a line for
+each, so that the next one costs the same in a large library. The record of withdrawn templates keeps
 ``publish`` from publishing them again, and that of set-aside files from
 undoing a rollback. The record of former entries gives a template that comes
 back its notes, aliases and revision.
@@ -12,6 +13,7 @@ back its notes, aliases and revision.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -20,13 +22,15 @@ from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.host.hashing import Fingerprint
+from imgbuilder.host.workspace import explaining
+from imgindex.files import open_file
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 from imgindex.write import write_index
-from imgrepo.recordfile import Many, Moment, RecordFile
+from imgrepo.recordfile import Many, Moment, RecordFile, writing_file
 
-PACKED_NAME = ".pybuilder-repo-packed.json"
+PACKED_NAME = ".pybuilder-repo-packed"
 WITHDRAWN_NAME = ".pybuilder-repo-withdrawn.json"
 FORMER_NAME = ".pybuilder-repo-former.json"
 PROTECTED_NAME = ".pybuilder-repo-protected.json"
@@ -42,6 +46,7 @@ class Published:
         file: Name of the published file.
         entry: Name of its template in the index.
         system: Whether an operating system was found in it.
+        name, osinfo: What was found in it, so that an entry that says the same follows the next image.
         gone_since: When the image was first missed, in UTC; None while it is there.
     """
 
@@ -51,6 +56,8 @@ class Published:
     entry: str
     arch: str
     system: bool = True
+    name: str | None = None
+    osinfo: str | None = None
     gone_since: Moment | None = None
 
 
@@ -63,6 +70,7 @@ class Packed:
         how: Program and options.
         entry: Name of the template.
         system: Whether an operating system was found in the image.
+        name, osinfo: What was found in it.
     """
 
     image: str
@@ -72,11 +80,14 @@ class Packed:
     entry: str
     arch: str
     system: bool = True
+    name: str | None = None
+    osinfo: str | None = None
 
 
 @dataclass(frozen=True)
-class _PackedFiles:
-    files: dict[str, Packed]
+class _PackedFile:
+    file: str
+    packed: Packed
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,9 @@ class _Former:
     index: str
 
 
-_PACKED = RecordFile(_PackedFiles, PACKED_NAME)
+_LARGEST_PACKED = 64 << 20
+"""Bytes of the record of packed files at most; a library of 5,000 templates has 6 MB."""
+_PACKED = RecordFile(_PackedFile, PACKED_NAME, limit=64 << 10)
 _WITHDRAWN = RecordFile(
     _Templates,
     WITHDRAWN_NAME,
@@ -137,18 +150,39 @@ def write_state(webroot: Path, images: Path, published: Mapping[str, Published])
 
 
 def packed_files(webroot: Path) -> dict[str, Packed]:
-    """Return the remembered packed files by name; none if the record is missing or damaged."""
+    """Return the remembered packed files by name, without damaged lines."""
+    found = {}
+    for line in _packed_lines(webroot):
+        with contextlib.suppress(RepositoryError):
+            one = _PACKED.parse(line, where=PACKED_NAME)
+            found[one.file] = one.packed
+    return found
+
+
+def _packed_lines(webroot: Path) -> list[bytes]:
     try:
-        record = _PACKED.read(webroot)
-    except RepositoryError:
-        return {}
-    return {} if record is None else record.files
+        with open_file(webroot / PACKED_NAME) as file:
+            data = file.read(_LARGEST_PACKED + 1)
+    except OSError:
+        return []
+    return [line for line in data.split(b"\n") if line] if len(data) <= _LARGEST_PACKED else []
 
 
-def remember_packed(webroot: Path, files: Mapping[str, Packed]) -> None:
-    """Replace the record of the packed files; those that are gone are forgotten."""
-    there = {name: packed for name, packed in sorted(files.items()) if (webroot / name).is_file()}
-    _PACKED.write(webroot, _PackedFiles(there))
+def remember_packed(webroot: Path, name: str, packed: Packed) -> None:
+    """Add a packed file to the record."""
+    path, line = webroot / PACKED_NAME, _PACKED.text(_PackedFile(name, packed), indent=None)
+    with explaining(path), path.open("ab") as file:
+        file.write(b"\n" + line)  # a line that was cut off ends here
+        os.fsync(file.fileno())
+
+
+def tidy_packed(webroot: Path) -> None:
+    """Remove lines of files that are gone from the record of packed files, if there are any."""
+    there = {name: packed for name, packed in packed_files(webroot).items() if (webroot / name).is_file()}
+    if len(there) != len(_packed_lines(webroot)):
+        lines = [_PACKED.text(_PackedFile(name, packed), indent=None) for name, packed in there.items()]
+        with writing_file(webroot / PACKED_NAME, b"".join(lines)):
+            pass
 
 
 def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
@@ -181,12 +215,10 @@ def remember_protected(folder: Path, templates: Iterable[tuple[str, str]]) -> No
 
 def refuse_protected(folder: Path, before: Index, after: Index) -> None:
     """Refuse an index that takes away or replaces the image of a protected template."""
-    protected = protected_templates(folder)
-    files = {(entry.os_version, entry.arch): entry.file for entry in after.entries}
-    for entry in before.entries:
-        key = (entry.os_version, entry.arch)
-        if key in protected and files.get(key) != entry.file:
-            raise protected_error(folder, entry.os_version)
+    for name, arch in sorted(protected_templates(folder)):
+        was, now = before.find(name, arch), after.find(name, arch)
+        if was is not None and (now is None or now.file != was.file):
+            raise protected_error(folder, name)
 
 
 def protected_error(folder: Path, name: str) -> UsageError:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -70,6 +71,8 @@ def open_session(
         with explaining(target):
             _remove_dead(target, _PREFIXES[lock])
             folder = Path(tempfile.mkdtemp(prefix=_PREFIXES[lock], dir=target))
+            if target.stat().st_mode & stat.S_IWGRP:  # if we are killed, a colleague removes it
+                folder.chmod(0o2770)
         try:
             yield Session(target, folder)
         finally:

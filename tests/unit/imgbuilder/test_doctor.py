@@ -11,6 +11,7 @@ import pytest
 from imgbuilder import doctor
 from imgbuilder.doctor import Finding, Health, examine, installation
 from imgbuilder.events import ignore
+from imgbuilder.host import process
 from imgbuilder.services import Services, Settings
 
 
@@ -49,6 +50,7 @@ def test_one_line_installs_all_that_is_missing(tmp_path: Path) -> None:
     for name in ("perl", "fusermount3", "mmdebstrap", "newuidmap", "debian-archive-keyring"):
         assert found[name].health is Health.WORSE, name
         assert "it is needed for" in found[name].fact
+    assert "KVM" not in found, "without its program KVM cannot be tried"
     command = installation(list(found.values()))
     assert command.startswith("sudo apt-get install --no-install-recommends ")
     packages = command.split()[4:]
@@ -66,6 +68,18 @@ def test_a_client_is_not_asked_for_the_programs_of_publishers(
 ) -> None:
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "pydantic" else object())
     assert not {"mmdebstrap", "newuidmap", "debian-archive-keyring"} & findings(tmp_path).keys()
+
+
+@pytest.mark.parametrize("missing", ["e2fsck", "resize2fs", "setpriv"])
+def test_a_build_without_an_appliance_names_the_missing_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    find = process.find_program
+    monkeypatch.setattr(process, "find_program", lambda name: None if name == missing else find(name))
+    monkeypatch.setattr(doctor, "readable_kernels", list)  # the appliance is not started
+    found = findings(tmp_path)["builds without an appliance"]
+    assert (found.health, found.needs, found.remedy) == (Health.WORSE, missing, "")
+    assert missing in found.fact
 
 
 def test_nothing_is_missing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from imgindex.blocklist import (
     MOST_BLOCKS,
     Block,
     BlockList,
+    FileBytes,
     block_size_for,
     pack_blocks,
     parse_blocklist,
@@ -44,6 +46,19 @@ def test_a_list_is_read_as_it_was_written() -> None:
     assert head.endswith(" \n")
     words = head.replace(" " * 20, " zstd=1.5.7 level=19", 1)
     assert read(words.encode() + data[HEAD_SIZE:]) == LIST, "later versions may say more to people"
+
+
+def test_a_list_reads_from_its_file(tmp_path: Path) -> None:
+    many = [Block(number, 7, 7 * number, b"%032d" % number, b"A" * 16) for number in range(3000)]
+    data = BlockList(BLOCK, BLOCK * 3000, 21_000, pack_blocks(many)).to_bytes()
+    (tmp_path / "list").write_bytes(data)
+    with (tmp_path / "list").open("rb") as file:
+        blocks = parse_blocklist(
+            FileBytes(file.fileno(), len(data)), size=BLOCK * 3000, packed=21_000, where="s"
+        )
+        assert [*blocks] == many
+        assert (blocks[2999], blocks.number(7), blocks.digest(7)) == (many[2999], 7, many[7].digest)
+        assert blocks.to_bytes() == data
 
 
 def test_a_disk_of_zeros_has_no_blocks() -> None:

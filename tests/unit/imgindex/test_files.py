@@ -75,6 +75,7 @@ OWN_FILES = {
     "builder/imgbuilder/appliance/hostside/devices.py": "the new image of the build",
     "builder/imgbuilder/building/build.py": "the new image of the build",
     "builder/imgbuilder/building/customize_image.py": "a copy of its own",
+    "builder/imgbuilder/customize/initramfs.py": "a copy of its own",
     "builder/imgbuilder/disk/diskimage.py": "disks, which may be devices",
     "builder/imgbuilder/disk/partition.py": "a copy of its own",
     "builder/imgbuilder/disk/skeleton.py": "a copy of its own",

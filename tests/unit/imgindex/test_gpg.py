@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from imgindex import gpg
 from imgindex.environment import withhold
 from imgindex.errors import SigningError, ToolError, UsageError
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file, trusted_keys_from_keyring
@@ -31,6 +32,11 @@ def key(keys: KeyMaker) -> str:
 @pytest.fixture(scope="module")
 def signer(keys: KeyMaker) -> GpgSigner:
     return GpgSigner(keys.home, ask=False)
+
+
+@pytest.fixture(autouse=True)
+def nothing_read() -> None:
+    gpg._ask_gpg.cache_clear()
 
 
 @pytest.fixture

@@ -397,12 +397,12 @@ def test_size_is_no_trouble() -> None:
 @pytest.mark.parametrize(
     ("text", "entries"),
     [
-        ('"".join(f"[a{number}]\\nfile=a\\narch=x\\nsize=512\\n" for number in range(100_000))', 100_000),
-        ('"".join(["[a]\\nfile=a\\narch=x\\nsize=512\\n", *(f"{n:x}=\\n" for n in range(499_990))])', 1),
+        ('"".join(f"[a{number}]\\nfile=a\\narch=x\\nsize=512\\n" for number in range(20_000))', 20_000),
+        ('"".join(["[a]\\nfile=a\\narch=x\\nsize=512\\n", *(f"{n:x}=\\n" for n in range(99_990))])', 1),
     ],
     ids=["templates", "fields"],
 )
-def test_memory_for_as_many_lines_as_are_read(text: str, entries: int) -> None:
+def test_memory_is_a_few_times_the_text_however_many_lines(text: str, entries: int) -> None:
     code = f"""
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
@@ -411,7 +411,7 @@ assert len(parse_index(UnverifiedText(text), where="test").entries) == {entries}
 print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])  # ru_maxrss begins with the parent's
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 300_000  # KiB
+    assert int(done.stdout) < 70_000  # KiB, of which an interpreter alone has 20,000
 
 
 def test_strip_line_ends() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import lzma
 import os
@@ -35,6 +36,12 @@ SIZE = 1 << 20
 TABLE = (
     b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096, size=4096\n"
 )
+
+
+@functools.cache
+def signer(home: Path, valid_for: timedelta | None = None) -> GpgSigner:
+    """Return what signs with the keys of a home; it looks for a key once, not in each command."""
+    return GpgSigner(home, ask=False, valid_for=valid_for)
 
 
 def debian(*, release: str = OS_RELEASE, shell: bytes = ELF_X86_64) -> FakeDisk:
@@ -108,7 +115,7 @@ class Repository:
     def services(self) -> Services:
         return Services(
             open_appliance=self.appliances,
-            make_keys=lambda signing: GpgSigner(self.gpg_home, ask=False, valid_for=signing.valid_for),
+            make_keys=lambda signing: signer(self.gpg_home, signing.valid_for),
             verifier=GpgVerifier(),
             clock=lambda: datetime.now(UTC) + self.later,
         )
@@ -163,7 +170,7 @@ class Repository:
 
     def rewrite(self, index: Index) -> None:
         """Sign an index that a person wrote, as the manual says."""
-        signed = GpgSigner(self.gpg_home, ask=False).clearsign(write_index(index), self.key)
+        signed = signer(self.gpg_home).clearsign(write_index(index), self.key)
         (self.web / "index.asc").write_bytes(signed)
         text = GpgVerifier().verify(signed, self.pin, where="by hand").text
         (self.web / "index").write_text(text)

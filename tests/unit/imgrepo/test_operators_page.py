@@ -6,10 +6,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgindex.parse import parse_index
 from imgindex.signer import GpgSigner
 from imgrepo.cli.main import run
+from imgrepo.webroot.transaction import PUBLISH_LOCK_NAME, open_session
 from tests.fakes.keys import HomeGuard, KeyMaker
 from tests.unit.imgrepo.repository import Repository
 
@@ -102,21 +103,6 @@ def published_revision(folder: Path) -> int:
     return entry.revision
 
 
-_AS_OPERATOR = """
-import sys
-from pathlib import Path
-from tests.unit.imgrepo.repository import Repository, debian
-from imgrepo.cli.main import run
-base, key, *words = sys.argv[1:]
-one = Repository(Path(base), Path.home() / ".gnupg", None, key)
-one.appliances.disks = {name: debian() for name in ("a.img", "b.img")}
-if words[0] != "publish":
-    sys.exit(run(words, one.services()))
-one.publish()
-"""
-
-
-@pytest.mark.timeout(300)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 def test_two_operators_of_one_group_share_everything(keys: KeyMaker, signing_key: str) -> None:
     group = 60009
@@ -137,33 +123,84 @@ def test_two_operators_of_one_group_share_everything(keys: KeyMaker, signing_key
             os.chown(path, user, group)
         guards.append(HomeGuard(homes[user] / ".gnupg"))
 
-    def type_(user: int, *words: str) -> str:
-        command = [sys.executable, "-c", _AS_OPERATOR, str(repository.base), repository.key, *words]
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(homes[user])}
-        done = subprocess.run(
-            command, user=user, group=group, extra_groups=[], umask=0o002, cwd=ROOT,
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    there = base / "there"
+    there.mkdir()
+    os.chown(there, 0, group)
+    there.chmod(0o2775)
+    ssh = base / "ssh"
+    ssh.write_text('#!/bin/sh\n[ "$1" = -l ] && shift 2\nshift\nexec /bin/sh -c "$*"\n')
+    ssh.chmod(0o755)
 
+    def as_user(user: int, function: Callable[[Repository], int]) -> str:
+        """Call a function in a process of this user; return what it printed."""
+        with tempfile.TemporaryFile("w+") as out:
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    os.setgroups([])
+                    os.setgid(group)
+                    os.setuid(user)
+                    os.umask(0o002)
+                    path = os.environ["PATH"]
+                    os.environ.clear()
+                    os.environ.update(PATH=path, HOME=str(homes[user]), RSYNC_RSH=str(ssh))
+                    sys.stdout = sys.stderr = out
+                    code = function(replace(repository, gpg_home=homes[user] / ".gnupg"))
+                except BaseException:  # noqa: BLE001 - the test shows it
+                    traceback.print_exc()
+                finally:
+                    out.flush()
+                    os._exit(code)
+            status = os.waitpid(child, 0)[1]
+            out.seek(0)
+            printed = out.read()
+        assert status == 0, printed
+        return printed
+
+    def publish(user: int) -> None:
+        as_user(user, lambda one: bool(one.publish().refused))
+
+    def type_(user: int, *words: str) -> str:
+        return as_user(user, lambda one: run([*words], one.services()))
+
+    def upload_pages(user: int) -> None:
+        type_(user, "catalogue", str(repository.images), web)
+        type_(user, "upload", web, f"localhost:{there}")
+
+    def killed(user: int) -> None:
+        def publish_half(one: Repository) -> int:
+            with open_session(one.web, lock=PUBLISH_LOCK_NAME) as session:
+                (session.folder / "a.img.part").write_text("half")
+                os._exit(0)
+
+        as_user(user, publish_half)
+        assert list(repository.web.glob(".pybuilder-publish.*"))
+
+    web, key = str(repository.web), repository.key
     try:
-        web, key = str(repository.web), repository.key
         repository.add("a.img", b"a").chmod(0o664)
         repository.add("b.img", b"b").chmod(0o664)
-        type_(60001, "publish")
+        publish(60001)
         packed = {path.name: path.stat().st_mtime_ns for path in repository.web.glob("*.xz")}
-        type_(60002, "publish")  # nothing is packed again
+        upload_pages(60001)
+        killed(60001)
+        publish(60002)  # nothing is packed again
+        assert not list(repository.web.glob(".pybuilder-publish.*")), "and what a colleague left is removed"
         assert {path.name: path.stat().st_mtime_ns for path in repository.web.glob("*.xz")} == packed
         type_(60002, "hide", web, "a", "-K", key)
         repository.add("b.img", b"new").chmod(0o664)
-        type_(60002, "publish")
+        publish(60002)
+        upload_pages(60002)
+        page = "catalogue/catalogue.json"
+        assert (there / page).read_bytes() == (repository.web / page).read_bytes()
         type_(60001, "rollback", web, "b", "-K", key)
         type_(60002, "protect", web, "b")
         type_(60001, "withdraw", web, "a", "-K", key)
         type_(60002, "withdraw", web, "a", "--undo", "-K", key)
         type_(60001, "refresh", web, "-K", key)
         type_(60002, "prune", web)
+        upload_pages(60001)
         assert "all is well" in type_(60002, "status", web)
         signers = re.findall(r"by (\w+)@", type_(60001, "history", web))
         assert signers == ["60001", "60002", "60002", "60001", "60001", "60002", "60001"]

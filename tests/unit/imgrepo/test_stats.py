@@ -150,6 +150,8 @@ def test_bars(last: date) -> None:
     assert 1 <= len(bars) <= 120
     assert chart.get("aria-label") == "Downloads of <x> & y"
     heights = [float(bar.get("height", "")) for bar in bars]
-    assert max(heights) == 148
+    assert max(heights) == 132
     shown = [str(bar.findtext(f"{space}title")) for bar in bars]
     assert sum(int(text.rpartition(": ")[2]) for text in shown) == (7 if first == last else 10)
+    above = [str(one.text) for one in chart.findall(f"{space}text") if one.get("text-anchor") == "middle"]
+    assert above == (["7"] if first == last else ["3", "7"] if (last - first).days < 60 else ["7"])

@@ -24,6 +24,7 @@ from imgbuilder.host.text import one_line, printable
 
 CHECKER, GROWER = "e2fsck", "resize2fs"
 _CONFINE = Path(confine.__file__)
+_PROGRAMS = (CHECKER, GROWER, "setpriv")
 _LIBRARY = "libext2fs.so.2"
 _SECONDS = 300.0
 """Most time by the clock: the limit of processor time is shorter, but the host may be busy."""
@@ -63,7 +64,7 @@ def require_host() -> confine.Confinement:
             "Landlock is not available",
             hint="use Linux 5.13 or later with landlock in lsm=; a container needs a profile that allows it",
         )
-    for name in (CHECKER, GROWER):
+    for name in _PROGRAMS:
         process.require_program(name)
     return found
 
@@ -75,7 +76,7 @@ def missing_on_host() -> str:
             ctypes.CDLL(library)
         except OSError:
             return library
-    return next((name for name in (CHECKER, GROWER) if process.find_program(name) is None), "")
+    return next((name for name in _PROGRAMS if process.find_program(name) is None), "")
 
 
 def try_program(image: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imgbuilder.customize import aptsettings, argforms, passwords, secrecy, values
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import EVERYWHERE
 from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import Operation, Phase, SettingOperation
 from imgbuilder.customize.passwords import Crypto, parse_crypto
@@ -119,7 +120,13 @@ class PackageCache(SettingOperation):
             raise UsageError(f"--package-cache: {self.folder} cannot be used: {error.strerror}") from error
 
 
-@operation("no-logfile", progress="Scrubbing the log file", form=argforms.flag(), phase=Phase.LAST)
+@operation(
+    "no-logfile",
+    progress="Scrubbing the log file",
+    form=argforms.flag(),
+    phase=Phase.LAST,
+    systems=EVERYWHERE,
+)
 @dataclass(frozen=True)
 class NoLogfile(Operation):
     """Remove the log file of the customization from the guest.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import EVERYWHERE, System
 from imgbuilder.customize.operation import Operation, require_file, require_no_special, warn_of_volatile
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, ToolError, UsageError, WorkspaceError
@@ -91,7 +92,9 @@ def for_guest(path: Path) -> Iterator[tuple[Path, str | None]]:
         yield plain, None
 
 
-@operation("append-line", progress="Appending line to {path}", form=argforms.pair("FILE", "LINE"))
+@operation(
+    "append-line", progress="Appending line to {path}", form=argforms.pair("FILE", "LINE"), systems=EVERYWHERE
+)
 @dataclass(frozen=True)
 class AppendLine(Operation):
     """Append a line to a file of the guest.
@@ -109,14 +112,15 @@ class AppendLine(Operation):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         line = self.line.encode(errors="surrogateescape")
+        usual = b"\r\n" if context.facts.system is System.WINDOWS else b"\n"
         if not guest.exists(self.path):
-            guest.write(self.path, line + b"\n")
+            guest.write(self.path, line + usual)
             warn_of_volatile(guest, self.path, self, context.on_event)
             return
         require_file(guest, self.path, self)
         # One byte more, so that a CRLF across the limit is not mistaken for a CR.
         found = _NEWLINE.search(guest.start_of(self.path, _NEWLINE_SEARCH + 1))
-        newline = found[0] if found else b"\n"
+        newline = found[0] if found else usual
         end = guest.end_of(self.path, len(newline))
         start = newline if end and end != newline else b""
         guest.append(self.path, start + line + newline)
@@ -127,6 +131,7 @@ class AppendLine(Operation):
     "copy-in",
     progress="Copying: {local} to {directory}",
     form=argforms.pair(argforms.local("LOCALPATH"), "REMOTEDIR"),
+    systems=EVERYWHERE,
 )
 @dataclass(frozen=True)
 class CopyIn(Operation):
@@ -210,7 +215,7 @@ class TarIn(Operation):
             guest.tar_in(path, self.directory, compress=compress)
 
 
-@operation("touch", progress="Running touch: {path}", form=argforms.single("FILE"))
+@operation("touch", progress="Running touch: {path}", form=argforms.single("FILE"), systems=EVERYWHERE)
 @dataclass(frozen=True)
 class Touch(Operation):
     """Touch a file of the guest.
@@ -227,7 +232,7 @@ class Touch(Operation):
         guest.touch(self.path)
 
 
-@operation("truncate", progress="Truncating: {path}", form=argforms.single("FILE"))
+@operation("truncate", progress="Truncating: {path}", form=argforms.single("FILE"), systems=EVERYWHERE)
 @dataclass(frozen=True)
 class Truncate(Operation):
     """Make a file of the guest empty.
@@ -245,7 +250,12 @@ class Truncate(Operation):
         guest.truncate(self.path)
 
 
-@operation("truncate-recursive", progress="Recursively truncating: {path}", form=argforms.single("DIR"))
+@operation(
+    "truncate-recursive",
+    progress="Recursively truncating: {path}",
+    form=argforms.single("DIR"),
+    systems=EVERYWHERE,
+)
 @dataclass(frozen=True)
 class TruncateRecursive(Operation):
     """Make all files below a directory of the guest empty.
@@ -270,6 +280,7 @@ class TruncateRecursive(Operation):
     "upload",
     progress="Uploading: {local} to {destination}",
     form=argforms.pair(argforms.local("FILE"), "DEST"),
+    systems=EVERYWHERE,
 )
 @dataclass(frozen=True)
 class Upload(Operation):
@@ -306,7 +317,7 @@ class Upload(Operation):
         warn_of_volatile(guest, path, self, context.on_event)
 
 
-@operation("write", progress="Writing: {path}", form=argforms.pair("FILE", "CONTENT"))
+@operation("write", progress="Writing: {path}", form=argforms.pair("FILE", "CONTENT"), systems=EVERYWHERE)
 @dataclass(frozen=True)
 class Write(Operation):
     """Write a file in the guest.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from imgbuilder.customize import argforms, passwords, sysprep, values
+from imgbuilder.customize import argforms, deviceuuids, passwords, sysprep, values
 from imgbuilder.customize.accountfiles import (
     add_group,
     find_account,
@@ -313,18 +313,25 @@ class Sysprep(Operation):
     boot), ssh-hostkeys (the guest must make new ones at boot; a warning if nothing would), dhcp-leases,
     network-rules, net-hwaddr, net-hostname, net-nmconn, lvm-system-devices, disk-names,
     rh-subscription-manager, domain, management, vpn, passwd-backups, mail-spool, cron-spool, crash-data, logs
-    (emptied; rotated logs and journals removed), shell-history, package-caches, temporary-files, cloud-init
-    (its state, not its seed) and random-seed. Others must be named: ssh-userdir, user-account,
-    firewall-rules, ca-certificates, kerberos-data. all,-logs means all but logs. The names of virt-sysprep's
-    operations are accepted. "pybuilder-customize --sysprep list" shows the files of each task. With -v, every
-    file that is changed is named, and with -n nothing is changed; --check of pybuilder-customize(1) lists
-    what is left.
+    (emptied; rotated logs and journals removed), shell-history, package-caches, backup-files,
+    temporary-files, cloud-init (its state, not its seed), random-seed and lvm-uuids. Others must be named:
+    fs-uuids, flag-reconfiguration, ssh-userdir, user-account, firewall-rules, ca-certificates, kerberos-data.
+    fs-uuids and lvm-uuids also change /etc/fstab, GRUB's configuration and other files that name the UUIDs; a
+    UUID in a file that cannot be edited, such as an initial RAM disk, stays, with a warning. all,-logs means
+    all but logs. The names of virt-sysprep's operations are accepted. "pybuilder-customize --sysprep list"
+    shows the files of each task. With -v, every file that is changed is named, and with -n nothing is
+    changed; --check of pybuilder-customize(1) lists what is left.
 
     Attributes:
         tasks: Names of tasks.
     """
 
     tasks: tuple[str, ...] = field(metadata={"rule": sysprep.parse_tasks})
+
+    @property
+    def device_tasks(self) -> frozenset[str]:
+        """The tasks that change devices, which ``deviceuuids.renew`` does when all else is done."""
+        return frozenset(self.tasks).intersection(deviceuuids.TASKS)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         found = sysprep.find(guest, self.tasks)
@@ -335,6 +342,8 @@ class Sysprep(Operation):
             sysprep.clean(guest, task, keep=context.log_file)
         if "ssh-hostkeys" in self.tasks:
             sysprep.warn_without_host_keys(guest, context.on_event)
+        if "flag-reconfiguration" in self.tasks:
+            sysprep.warn_without_questions(guest, context.on_event)
         left = [finding for finding in sysprep.find(guest, needed) if finding.path != context.log_file]
         if left:
             raise OperationError(f"--sysprep: {left[0].path} is still there ({left[0].task})")

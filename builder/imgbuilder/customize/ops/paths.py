@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import find_number
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import EVERYWHERE
 from imgbuilder.customize.operation import Operation, read_if_present, require_directory, require_existing
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
@@ -121,7 +122,7 @@ class Copy(Operation):
         guest.copy(self.source, self.destination)
 
 
-@operation("delete", progress="Deleting: {pattern}", form=argforms.single("PATH"))
+@operation("delete", progress="Deleting: {pattern}", form=argforms.single("PATH"), systems=EVERYWHERE)
 @dataclass(frozen=True)
 class Delete(Operation):
     """Delete a file or directory of the guest.
@@ -171,7 +172,7 @@ class Link(Operation):
             guest.symlink(self.target, path)
 
 
-@operation("mkdir", progress="Making directory: {path}", form=argforms.single("DIR"))
+@operation("mkdir", progress="Making directory: {path}", form=argforms.single("DIR"), systems=EVERYWHERE)
 @dataclass(frozen=True)
 class Mkdir(Operation):
     """Make a directory in the guest.
@@ -188,7 +189,12 @@ class Mkdir(Operation):
         guest.mkdir_p(self.path)
 
 
-@operation("move", progress="Moving: {source} -> {destination}", form=argforms.pair("SOURCE", "DEST"))
+@operation(
+    "move",
+    progress="Moving: {source} -> {destination}",
+    form=argforms.pair("SOURCE", "DEST"),
+    systems=EVERYWHERE,
+)
 @dataclass(frozen=True)
 class Move(Operation):
     """Move files or directories inside the guest.

@@ -7,9 +7,10 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgbuilder.customize import argforms, values
+from imgbuilder.customize import argforms, values, windowsboot
 from imgbuilder.customize.commands import NO_NETWORK_HINT, guest_folder, run_in_guest
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import EVERYWHERE
 from imgbuilder.customize.firstboot import install_firstboot
 from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import Operation, require_file
@@ -126,7 +127,7 @@ class RunCommand(Operation):
         run_in_guest(guest, context, script, display=display, hint=_run_hint(context))
 
 
-@operation("edit", progress="Editing: {path}", form=argforms.pair("FILE", "EXPR"))
+@operation("edit", progress="Editing: {path}", form=argforms.pair("FILE", "EXPR"), systems=EVERYWHERE)
 @dataclass(frozen=True)
 class Edit(Operation):
     """Edit a file of the guest with a Perl expression.
@@ -177,10 +178,11 @@ def _run_hint(context: GuestContext) -> str | None:
     progress="Installing firstboot script: {script}",
     form=argforms.single(argforms.local("SCRIPT")),
     needs=(Need.FIRST_BOOT,),
+    systems=EVERYWHERE,
 )
 @dataclass(frozen=True)
 class Firstboot(Operation):
-    """Install a local script that runs at the guest's first boot.
+    r"""Install a local script that runs at the guest's first boot.
 
     It runs once, as root, late in the boot and after the network is started. Several scripts run in the order
     in which they are given; if one fails, the next runs all the same. Output and exit status go to
@@ -189,14 +191,32 @@ class Firstboot(Operation):
     init or runit starts it; a guest with a different init system is refused. The guest may have a different
     architecture from this host's.
 
+    In Windows, SCRIPT is a batch file, which a service runs as LocalSystem; see --windows-runner. Output and
+    exit codes go to C:\Program Files\Guestfs\Firstboot\log.txt. Windows restarts after each script, unless
+    that ends with 250; one that ends with 249 runs again at the next boot.
+
     Attributes:
         script: The local file.
     """
 
     script: Path = field(metadata={"rule": local_script})
 
+    def check_guest(self, context: GuestContext) -> None:
+        if context.windows is None:
+            return
+        windowsboot.find_runner(context.windows_runner)
+        if interpreter(self.script) is not None or self.script.suffix.lower() == ".ps1":
+            raise OperationError(
+                f"--firstboot: {self.script} is not a batch file, which Windows could run",
+                hint="for PowerShell: --upload it, and --firstboot-command "
+                "'powershell -ExecutionPolicy ByPass -File C:\\...'",
+            )
+
     def apply(self, guest: Guest, context: GuestContext) -> None:
         content = values.read_local(self.script)
+        if context.windows is not None:
+            windowsboot.install_script(guest, context, str(self.script), content)
+            return
         program = interpreter(self.script)
         if program is not None and not guest.exists(program):
             warn(
@@ -212,12 +232,13 @@ class Firstboot(Operation):
     progress="Installing firstboot command: {command}",
     form=argforms.single("CMD+ARGS"),
     needs=(Need.FIRST_BOOT,),
+    systems=EVERYWHERE,
 )
 @dataclass(frozen=True)
 class FirstbootCommand(Operation):
     """Run a command at the guest's first boot.
 
-    The guest's /bin/sh runs it; see --firstboot.
+    The guest's /bin/sh runs it, or in Windows cmd.exe; see --firstboot.
 
     Attributes:
         command: Input for the shell; may have several lines.
@@ -225,7 +246,14 @@ class FirstbootCommand(Operation):
 
     command: str = field(metadata=values.NOT_EMPTY)
 
+    def check_guest(self, context: GuestContext) -> None:
+        if context.windows is not None:
+            windowsboot.find_runner(context.windows_runner)
+
     def apply(self, guest: Guest, context: GuestContext) -> None:
+        if context.windows is not None:
+            windowsboot.install_script(guest, context, self.command, f"{self.command}\n".encode())
+            return
         install_firstboot(guest, context.facts, self.command, f"{self.command}\n".encode())
 
 

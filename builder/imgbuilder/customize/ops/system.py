@@ -6,16 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from imgbuilder.customize import argforms, values
+from imgbuilder.customize import argforms, values, windowsboot
 from imgbuilder.customize.accountfiles import rename_host
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import Family, Init
+from imgbuilder.customize.facts import EVERYWHERE, Family, Init
 from imgbuilder.customize.needs import Need
 from imgbuilder.customize.operation import Operation, Phase, SettingOperation, read_if_present
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
-from imgbuilder.events import warn
+from imgbuilder.events import Reporter, warn
 from imgbuilder.guests.ports import Guest
+from imgbuilder.host.text import one_line, without_controls
 
 _ZONEINFO = "/usr/share/zoneinfo"
 _ZONE_MAGIC = b"TZif"
@@ -42,6 +43,7 @@ _SYSTEMD_SINCE = {Family.FEDORA: 18, Family.RHEL: 7}
     progress="Setting the hostname: {name}",
     form=argforms.single("HOSTNAME"),
     needs=(Need.HOSTNAME,),
+    systems=EVERYWHERE,
 )
 @dataclass(frozen=True)
 class Hostname(Operation):
@@ -49,7 +51,8 @@ class Hostname(Operation):
 
     HOSTNAME may have a domain. It goes where the guest reads it: /etc/hostname, or in older systems
     /etc/sysconfig/network or /etc/HOSTNAME; OpenWrt sets it at its first boot. On Debian and its derivatives
-    the old name in /etc/hosts is replaced as well.
+    the old name in /etc/hosts is replaced as well. In Windows it goes to the registry and has at most 15
+    characters before the domain.
 
     Attributes:
         name: The hostname.
@@ -57,7 +60,14 @@ class Hostname(Operation):
 
     name: str = field(metadata=values.HOSTNAME)
 
+    def check_guest(self, context: GuestContext) -> None:
+        if context.windows is not None:
+            windowsboot.check_computer_name(self.name)
+
     def apply(self, guest: Guest, context: GuestContext) -> None:
+        if context.windows is not None:
+            windowsboot.set_computer_name(guest, context, self.name)
+            return
         family, (major, _minor) = context.facts.family, context.facts.version
         if family is Family.OPENWRT:
             guest.mkdir_p(_UCI_HOSTNAME.rpartition("/")[0])
@@ -153,6 +163,7 @@ def _set_assignment(guest: Guest, path: str, name: str, value: str) -> None:
     progress="Leaving SELinux labels as they are",
     form=argforms.flag(),
     phase=Phase.SETTING,
+    systems=EVERYWHERE,
 )
 @dataclass(frozen=True)
 class NoSelinuxRelabel(SettingOperation):
@@ -226,6 +237,23 @@ def has_selinux(guest: Guest) -> bool:
     return guest.is_file("/etc/selinux/config") and (
         guest.is_file("/usr/sbin/load_policy") or guest.is_file("/sbin/load_policy")
     )
+
+
+def warn_of_missing_policy(guest: Guest, on_event: Reporter) -> None:
+    """Warn if the guest enforces SELinux, but would find no policy to load when it boots."""
+    if not has_selinux(guest):
+        return
+    config = _assignments(guest.read("/etc/selinux/config").decode(errors="replace"))
+    policy = config.get("SELINUXTYPE", "targeted")
+    if config.get("SELINUX") != "enforcing":
+        return
+    name = without_controls(one_line(policy, 64))
+    if not _POLICY.fullmatch(policy) or not guest.glob(f"/etc/selinux/{policy}/policy/policy.*"):
+        warn(
+            on_event,
+            f"the guest enforces SELinux and its policy {name} is missing: it does not boot unless an "
+            "operation installs the policy, or sets SELINUX=permissive in /etc/selinux/config",
+        )
 
 
 def _assignments(text: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,10 @@ def test_a_machine_whose_memory_is_a_file_goes_on_in_another(tmp_path: Path, net
         while state(path) != "running":
             assert time.monotonic() < end
         time.sleep(0.2)
-        assert bool(monitor.network_table(path, limit=20)) == network
+        # From QEMU 10 on, a table says nothing: what was removed still has one.
+        gone = nullcontext() if network else pytest.raises(ApplianceError, match="not found")
+        with gone, monitor._Connection(path, 20) as hypervisor:
+            hypervisor.execute("set_link", {"name": "usernet", "up": True})
     assert memory.read_bytes() == copied[0]
     assert (memory.stat().st_mtime_ns, memory.stat().st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
 

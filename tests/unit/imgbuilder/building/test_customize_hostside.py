@@ -28,7 +28,7 @@ from tests.fakes.operations import parse_operation
 from tests.fakes.template import tiny_guest
 from tests.unit.imgbuilder.disks import MIB, make_disk
 
-_TABLE = "label: gpt\nstart=2048, size=32768\nstart=34816, size=16384\n"
+_TABLE = "label: gpt\nstart=2048, size=16384\nstart=18432, size=16384\n"
 _MOTD = (parse_operation("write", "/etc/motd:hello\n"), parse_operation("root-password", "password:x"))
 
 
@@ -37,7 +37,7 @@ class Host:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.image = make_disk(folder / "disk.img", _TABLE)
+        self.image = make_disk(folder / "disk.img", _TABLE, 18 * MIB)
         self.put(1, "-d", self.tree("etc/os-release", "etc/fstab", "etc/passwd", "etc/shadow"))
         self.guest = tiny_guest()
         facts = {"type": "linux", "arch": "x86_64", "distro": "debian"}
@@ -57,7 +57,7 @@ class Host:
 
     def put(self, number: int, *words: str | Path) -> None:
         """Make a filesystem in a partition."""
-        start = MIB if number == 1 else 17 * MIB
+        start = MIB if number == 1 else 9 * MIB
         subprocess.run(
             ["/usr/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-E", f"offset={start}", *words, self.image, "8m"],
             check=True, capture_output=True,
@@ -136,6 +136,19 @@ def test_a_dry_run_says_why_an_appliance_is_needed(host: Host) -> None:
     assert len(host.appliances.launches) == 1
 
 
+def test_without_the_option_an_appliance_is_used_and_the_reason_is_reported(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYBUILDER_HOSTSIDE", "always")  # of pybuilder, whose templates are known
+    words = ["-a", str(host.image), "--write", "/etc/motd:hello", "--dry-run"]
+    assert customize_main.run(words, lambda *_a, **_k: host.services) == 0
+    assert "An appliance is used: --hostside is never, the default for" in capsys.readouterr().out
+    assert len(host.appliances.launches) == 1
+    words[-1] = "--verbose"
+    assert customize_main.run(words, lambda *_a, **_k: host.services) == 0
+    assert "an appliance is used: --hostside is never" in capsys.readouterr().err
+
+
 def test_an_operation_that_fails_leaves_the_disk_as_it_was(host: Host) -> None:
     before, facts = host.image.read_bytes(), host.image.stat()
     operations = (*_MOTD, parse_operation("copy", "/nosuch:/there"))
@@ -192,7 +205,7 @@ def _without_system(host: Host) -> dict[str, Any]:
 
 def _xfs(host: Host) -> dict[str, Any]:
     with host.image.open("r+b") as image:
-        image.seek(17 * MIB)
+        image.seek(9 * MIB)
         image.write(b"XFSB")
     return {}
 

@@ -21,7 +21,9 @@ from imgbuilder.events import Reporter
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.services import Services
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.guest import FakeGuest
 from tests.fakes.template import tiny_guest
+from tests.fakes.windows import fill_windows
 
 LINUX = {"type": "linux", "arch": "x86_64", "distro": "debian"}
 
@@ -533,3 +535,36 @@ def test_the_same_disk_twice_starts_no_appliance(
 def test_a_disk_without_its_option(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     assert setup.run("my b.img", "--hostname", "web") == 2
     assert "pybuilder-customize -a 'my b.img'" in capsys.readouterr().err
+
+
+def test_a_windows_is_customized_and_refused_what_is_for_linux(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows = FakeFilesystem("ntfs", fill_windows(FakeGuest()))
+    facts = {"type": "windows", "arch": "x86_64", "product_name": "Windows 10 Pro", "osinfo": "win10"}
+    disk = FakeDisk({2: windows}, {"/dev/sda2": facts})
+    monkeypatch.setattr(setup.appliances, "_disk", lambda _path: disk)
+    assert setup.run("-a", setup.image, "--write", "C:\\users\\a:1", "--hostname", "new") == 0
+    assert windows.guest.read("/Users/a") == b"1"
+    before = windows.guest.tree()
+    for arguments, message in (
+        (["--mkdir", "/new", "--install", "x"], "--install: the guest is Windows"),
+        (["--mkdir", "/new", "--firstboot-command", "x"], "rhsrvany.exe"),
+        (["--check"], "for Linux only"),
+    ):
+        assert setup.run("-a", setup.image, *arguments) == 1
+        assert message in capsys.readouterr().err
+    for answer, state in (
+        (14, "is hibernated"),
+        (15, "was not shut down cleanly"),
+        (12, "ntfs-3g.probe: 12"),
+    ):
+        windows.probe = answer
+        assert setup.run("-a", setup.image, "--mkdir", "/new") == 1
+        assert state in capsys.readouterr().err
+    windows.probe = 0
+    windows.guest.add("/etc/os-release", "ID=debian\n")
+    assert setup.run("-a", setup.image, "--mkdir", "/new") == 1
+    assert "windows by its root, and linux by its files" in capsys.readouterr().err
+    windows.guest.remove("/etc/os-release")
+    assert windows.guest.tree() == before

@@ -17,6 +17,7 @@ from imgbuilder.building.plan import (
     make_plan,
 )
 from imgbuilder.building.target import BlockDevice, OutputTarget
+from imgbuilder.cache.assemble import Foreseen
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_output_format
 from imgbuilder.errors import UsageError
 
@@ -68,10 +69,16 @@ def facts(template_format: DiskFormat | None = DiskFormat.RAW, cached: str = "no
 
 
 def test_an_update_by_blocks_says_what_it_fetches() -> None:
-    found = plan(replace(facts(), update=(3 * MIB, PACKED)), target())
+    found = plan(replace(facts(), update=Foreseen(PACKED, 3 * MIB)), target())
     assert "1. download 3.0M of 111.0M from https://example.org/d.xz: the blocks" in found.describe()
     assert "for the download" not in found.describe()
     assert tuple(step.kind for step in found.steps[:2]) == FIRST["nothing"]
+
+
+def test_a_plan_says_why_no_blocks_are_fetched() -> None:
+    found = plan(replace(facts(), update=Foreseen(PACKED, None, "of a reason")), target())
+    assert "1. download https://example.org/d.xz (111.0M), as a whole: of a reason" in found.describe()
+    assert "for the download" in found.describe()
 
 
 def target(

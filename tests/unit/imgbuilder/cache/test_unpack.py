@@ -135,7 +135,7 @@ def test_longer_than_promised(tmp_path: Path, extra: int, pack: Pack) -> None:
 @pytest.mark.parametrize("pack", PACKED)
 def test_bomb_is_stopped_at_the_promised_size(events: list[Event], tmp_path: Path, pack: Pack) -> None:
     with pytest.raises(RepositoryError, match="larger"):
-        run(tmp_path, pack(bytes(200 * MIB)), events=events)
+        run(tmp_path, pack(bytes(64 * MIB)), events=events)
     assert max(event.done for event in events if isinstance(event, Progress)) <= SIZE
 
 

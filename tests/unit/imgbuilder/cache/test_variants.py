@@ -23,6 +23,7 @@ from imgbuilder.errors import DigestMismatchError, FetchError, FileMissingError
 from imgbuilder.events import Event, Notice, Step
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.host.hashing import PIECE, ContentDigest, content_digest
+from imgbuilder.host.sparse import BLOCK
 from imgindex.model import Entry, FurtherFile
 
 DISK = (b"boot" + os.urandom(50_000)).ljust(3 << 20, b"\0") + b"end".ljust(512, b"\0")
@@ -151,10 +152,11 @@ def test_the_digest_sees_bytes_and_places_and_not_holes(
     for at, piece in writes:
         image[at : at + len(piece)] = piece
     image = image[: 4 * PIECE + 100]
-    streamed = ContentDigest()
-    for at in range(0, len(image), PIECE):
-        streamed.add(at, bytes(image[at : at + PIECE]))
-    digest = streamed.finish(len(image))
+    listed = ContentDigest()
+    for at in range(0, len(image), BLOCK):
+        block = image[at : at + BLOCK]
+        listed.add(at, len(block), hashlib.sha256(block).digest())
+    digest = listed.finish(len(image))
     folder = tmp_path_factory.mktemp("content")
     assert digest_of(folder, bytes(image)) == digest
     image[data.draw(st.integers(0, len(image) - 1))] ^= 1

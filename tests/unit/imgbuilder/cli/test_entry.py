@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import subprocess
@@ -17,7 +18,7 @@ from imgbuilder.cli import entry, modes
 from imgbuilder.cli import main as full
 from imgbuilder.cli.entry import TemplateQuery, plain_list
 from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.reporter import ConsoleReporter
 
 WORDS = st.sampled_from(
     [
@@ -169,7 +170,8 @@ PROGRAMS = {
 }
 
 
-def run_program(program: str, words: list[str], columns: int = 80) -> subprocess.CompletedProcess[str]:
+@functools.cache
+def run_program(program: str, *words: str, columns: int) -> subprocess.CompletedProcess[str]:
     """Run the program's entry point; what it loaded of click and of ours is the last line of its errors."""
     module, name = PROGRAMS[program]
     code = (
@@ -187,12 +189,10 @@ def run_program(program: str, words: list[str], columns: int = 80) -> subprocess
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(
-    ("words", "columns"), [(["--version"], 40), (["-V"], 80), (["--help"], 80), (["--help"], 200)]
+    ("word", "columns"), [("--version", 80), ("-V", 80), ("--help", 80), ("--help", 200)]
 )
-def test_version_and_help_load_neither_click_nor_options(
-    program: str, words: list[str], columns: int
-) -> None:
-    done = run_program(program, words, columns)
+def test_version_and_help_load_neither_click_nor_options(program: str, word: str, columns: int) -> None:
+    done = run_program(program, word, columns=columns)
     assert done.returncode == 0
     assert program in done.stdout
     assert not {"click", "pydantic", "imgbuilder.services", "imgbuilder.cli.main"} & set(done.stderr.split())
@@ -201,16 +201,16 @@ def test_version_and_help_load_neither_click_nor_options(
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("word", ["--version", "--help"])
 def test_the_answers_are_those_of_click(program: str, word: str) -> None:
-    at_once = run_program(program, [word])
-    by_click = run_program(program, [word, word])
+    at_once = run_program(program, word, columns=80)
+    by_click = run_program(program, word, word, columns=80)
     assert "click" in by_click.stderr.split()
     assert at_once.stdout == by_click.stdout
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_for_a_narrow_terminal_is_written_by_click(program: str) -> None:
-    done = run_program(program, ["--help"], 60)
+    done = run_program(program, "--help", columns=60)
     assert done.returncode == 0
-    usual = run_program(program, ["--help"])
+    usual = run_program(program, "--help", columns=80)
     assert len(done.stdout.splitlines()) > len(usual.stdout.splitlines())
     assert "click" in done.stderr.split()

@@ -12,6 +12,9 @@ import pytest
 
 from tests.fakes.commands import Command
 from tests.fakes.keys import KeyMaker
+from tests.fakes.libvirtd import user_libvirt
+from tests.fakes.loopdevice import loop_device
+from tests.fakes.s3server import s3_server, use_test_account
 from tests.fakes.terminal import Terminal
 from tests.guest.layouts import MIB
 from tests.guest.smallguest import small_site
@@ -54,8 +57,13 @@ def fleet(tmp_path: Path, home: Path, publisher_keys: KeyMaker, monkeypatch: pyt
 
 
 def content(host: str, path: str) -> bytes:
-    """Read a file of an image, whose root begins at 2 MiB."""
-    image = f"images/{host}.img?offset={2 * MIB}"
+    """Read a file of a host's image."""
+    return content_of(Path(f"images/{host}.img"), path)
+
+
+def content_of(disk: Path, path: str) -> bytes:
+    """Read a file of a raw disk, whose root begins at 2 MiB."""
+    image = f"{disk}?offset={2 * MIB}"
     return subprocess.run(
         ["/sbin/debugfs", "-R", f"cat {path}", image], capture_output=True, check=True
     ).stdout
@@ -126,6 +134,66 @@ def test_a_table_on_a_terminal(fleet: Path, pybuilder: Command) -> None:
     finally:
         terminal.close()
     assert "3 built, 0 failed" in terminal.text
+
+
+@pytest.mark.timeout(300)
+def test_images_on_a_device_in_libvirt_and_in_s3(
+    fleet: Path, pybuilder: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boto3 = pytest.importorskip("boto3")
+    use_test_account(monkeypatch)
+    backing = tmp_path / "backing"
+    with backing.open("wb") as file:
+        file.truncate(200 * MIB)
+    with (
+        user_libvirt() as libvirt,
+        s3_server() as url,
+        loop_device(backing) as device,
+    ):
+        bucket = boto3.client("s3", endpoint_url=url)
+        bucket.create_bucket(Bucket="fleet")
+        fleet.write_text(
+            FLEET.split("[[host]]")[0].replace('hosts = "hosts.csv"\n', "")
+            + f"""\
+[[host]]
+name = "d"
+output = "block:{device}"
+set = {{ role = "device" }}
+[[host]]
+name = "v"
+output = "libvirt:images"
+server = "{libvirt.server}"
+domain = "define"
+set = {{ role = "volume" }}
+[[host]]
+name = "o"
+output = "s3://fleet/images/{{host}}.img"
+server = "{url}"
+set = {{ role = "object" }}
+"""
+        )
+        planned = pybuilder("fleet", "plan", "fleet.toml").good().out
+        places = [line.split()[-1] for line in planned.splitlines()[1:4]]
+        assert places == [str(device), "libvirt:images/v.img", "s3://fleet/images/o.img"]
+        assert "then: the image is put to libvirt, images, and its machine is defined\n" in planned
+        assert "3 built, 0 failed" in pybuilder("fleet", "build", "fleet.toml").good().out
+        bucket.download_file("fleet", "images/o.img", "o.img")
+        roles = [content_of(disk, "/etc/role") for disk in (device, libvirt.pool / "v.img", Path("o.img"))]
+        assert roles == [b"device", b"volume", b"object"]
+        assert libvirt("domstate", "v").strip() == "shut off"
+        assert pybuilder("fleet", "status", "fleet.toml").good().out.count(" built ") == 3
+        assert "<td>libvirt:images/v.img</td>" in Path("fleet.state/report.html").read_text()
+        bucket.delete_object(Bucket="fleet", Key="images/o.img")
+        ran = pybuilder("fleet", "status", "fleet.toml", "--json")
+        assert [one["state"] for one in json.loads(ran.out)] == ["built", "built", "missing"]
+        # A device that is in use is refused before any work.
+        fleet.write_text(fleet.read_text().replace('name = "d"', 'name = "e"'))
+        claimed = os.open(device, os.O_RDWR | os.O_EXCL)  # as a mount does
+        ran = pybuilder("fleet", "build", "fleet.toml")
+        os.close(claimed)
+        ran.failed(1, f"e: cannot write to the block device {device}: it is in use")
+        assert "fleet.toml: line " in ran.err
+        assert not bucket.list_objects_v2(Bucket="fleet").get("Contents")
 
 
 def test_mistakes_are_all_shown(home: Path, pybuilder: Command) -> None:

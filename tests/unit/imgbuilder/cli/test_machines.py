@@ -229,7 +229,7 @@ def test_a_session_that_the_guest_cut_is_an_error_unless_it_was_shut_down(
 ) -> None:
     programs.how("off", ssh=255)
     pybuilder("run", "tiny", "--ssh").good()
-    monkeypatch.setattr("imgbuilder.running.session._GRACE", 0.3)
+    monkeypatch.setattr("imgbuilder.running.console._GRACE", 0.3)
     programs.how("ssh", ssh=255)
     pybuilder("run", "tiny", "--ssh").failed(1, "could not be logged in by SSH")
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from imgindex.gpg import GpgVerifier
+from imgindex.trust import VerifiedText
 from tests.fakes.commands import Command
 from tests.fakes.template import Site
 from tests.fakes.webfolder import WebFolder
@@ -43,6 +46,21 @@ def test_a_mistyped_template(web: WebFolder, pybuilder: Command, words: str) -> 
 def test_what_may_be_a_new_template_is_asked_for(web: WebFolder, pybuilder: Command, name: str) -> None:
     pybuilder(name).failed(2, f"no source offers a template '{name}'")
     assert web.paths == ["/index.asc"]
+
+
+def test_a_known_template_is_verified_once(
+    web: WebFolder, pybuilder: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = []
+    real = GpgVerifier.verify
+
+    def counted(self: GpgVerifier, *arguments: Any, **named: Any) -> VerifiedText:
+        verified.append(named["where"])
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(GpgVerifier, "verify", counted)
+    pybuilder("plan", "tiny").good()
+    assert len(verified) == 1
 
 
 def test_a_mistyped_verb(web: WebFolder, pybuilder: Command) -> None:

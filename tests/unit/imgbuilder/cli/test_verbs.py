@@ -261,6 +261,9 @@ def test_manual_page(tmp_path: Path, pybuilder: Command, monkeypatch: pytest.Mon
         shown.append(words)
 
     before = signal.getsignal(signal.SIGPIPE)
+    program = tmp_path / "man"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(os, "execvp", execute)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     pybuilder("help", *page.split())

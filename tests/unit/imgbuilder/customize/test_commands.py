@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from imgbuilder.customize.buildnetwork import host_proxies
 from imgbuilder.customize.commands import (
     NO_NETWORK_HINT,
     choose_log_file,
@@ -15,7 +16,6 @@ from imgbuilder.customize.commands import (
     run_in_guest,
 )
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.network import host_proxies
 from imgbuilder.customize.ops.scripts import Run, RunCommand
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guests.ports import CommandResult

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from imgbuilder.customize.facts import Family, Init, PackageManager, System, read_facts
 from imgbuilder.guests.roots import parse_os_release
+from tests.fakes.debianguest import apply, debian_guest
 from tests.fakes.guest import FakeGuest
 
 
@@ -76,6 +77,24 @@ def test_the_package_manager_is_one_that_is_there(
     for program in programs.split():
         bare.add(program)
     assert read_facts(bare).package_manager is manager
+
+
+def test_a_guest_that_claims_another_family_is_what_its_programs_are() -> None:
+    guest = debian_guest()
+    guest.add("/etc/network/interfaces")
+    guest.add("/sbin/ifup")
+    own = read_facts(guest)
+    guest.add("/usr/lib/os-release", "ID=alpine\nPRETTY_NAME=Alpine\n")
+    claimed = read_facts(guest)
+    assert (claimed.distro, claimed.product_name) == ("alpine", "Alpine")
+    assert claimed.package_manager is own.package_manager is PackageManager.APT
+    assert claimed.inits == (Init.SYSTEMD,)
+    assert claimed.network is own.network
+    for keyword, text in (("install", "word"), ("firstboot-command", "true"), ("hostname", "vm")):
+        apply(guest, keyword, text)
+    assert any("apt-get -q -y" in script and " install -- word" in script for script in guest.scripts)
+    assert guest.is_symlink("/etc/systemd/system/multi-user.target.wants/guestfs-firstboot.service")
+    assert guest.text("/etc/hostname") == "vm\n"
 
 
 def test_dnf_that_is_a_link_to_dnf5_is_dnf5(bare: FakeGuest) -> None:

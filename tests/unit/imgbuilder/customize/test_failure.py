@@ -16,7 +16,7 @@ from imgbuilder.customize.failure import OnError, keep_log
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import CommandResult, FilesystemUse
 from imgbuilder.services import Services
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.reporter import ConsoleReporter
 from tests.fakes.debianguest import context_of, debian_guest
 from tests.fakes.hostguest import HostGuest
 from tests.fakes.operations import parse_operation

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.customize import sysprep
-from imgbuilder.customize.identities import TASKS
 from imgbuilder.customize.ops.identity import Sysprep, User
 from imgbuilder.customize.run import customize
+from imgbuilder.customize.syspreptasks import TASKS
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
 from imgbuilder.events import Event, Notice
 from imgbuilder.guests.ports import CommandResult

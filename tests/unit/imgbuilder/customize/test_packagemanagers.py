@@ -82,12 +82,13 @@ def test_no_manager_accepts_odd_names(manager: PackageManager, name: str) -> Non
 
 
 FITTING = {
-    PackageManager.APT: "g++ libc6:i386 nginx=1:1.2-3~bpo nginx=1.2* nginx/bookworm-backports /root/x_1.deb",
+    PackageManager.APT: "g++ libc6:i386 nginx=1:1.2-3~bpo nginx=1.2* nginx/bookworm-backports"
+    " ubuntu-server^ zabbix-agent=1:1.8.* /root/x_1.deb",
     PackageManager.DNF: "@core php-* perl(Foo::Bar)",
     PackageManager.APK: "nginx>1.2 so:libc.musl-x86_64.so.1",
     PackageManager.PACMAN: "extra/vim",
 }
-UNFIT = {PackageManager.APT: "vim- @core lib.*", PackageManager.PACMAN: "a/b/c"}
+UNFIT = {PackageManager.APT: "vim- @core lib.* a^b", PackageManager.PACMAN: "a/b/c"}
 
 
 @pytest.mark.row("Z15")

@@ -27,6 +27,9 @@ def test_an_unknown_manager_is_an_error_before_the_guest_is_changed(bare: FakeGu
     [
         ("E: dpkg was interrupted, you must manually run 'dpkg --configure -a'", "dpkg --configure -a"),
         ("error: failed to init transaction (unable to lock database)", "db.lck"),
+        ("E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7", "left running"),
+        ("ERROR: Unable to lock database: temporary error (try again later)", "left running"),
+        ("System management is locked by the application with pid 7 (zypper).", "left running"),
         ("E: Unmet dependencies. Try 'apt --fix-broken install' with no packages", "apt-get -y --fix-broken"),
     ],
 )

@@ -17,6 +17,7 @@ from imgbuilder.guests.ports import CommandResult
 from tests.fakes.debianguest import KEY, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
+from tests.fakes.windows import fill_windows
 
 
 def _operations(*lines: str) -> list[Operation]:
@@ -305,17 +306,19 @@ def test_name_resolution_is_tested_once_and_before_apt(guest: FakeGuest) -> None
     assert len(guest.scripts) == 1
 
 
-def _windows() -> FakeGuest:
-    guest = FakeGuest()
-    guest.add("/Windows/System32/cmd.exe", b"MZ")
-    return guest
-
-
-def test_windows_is_refused_by_name_before_it_is_changed() -> None:
-    guest = _windows()
-    with pytest.raises(OperationError, match="not Linux but 'windows'"):
-        customize(guest, [parse_operation("mkdir", "/etc")], context_of(guest, implicit_root_password=True))
+def test_windows_is_refused_what_is_for_linux_before_it_is_changed() -> None:
+    guest = fill_windows(FakeGuest())
+    wanted = [parse_operation("mkdir", "/new"), parse_operation("run-command", "x")]
+    with pytest.raises(OperationError, match="--run-command: the guest is Windows, and this is for Linux"):
+        customize(guest, wanted, context_of(guest, implicit_root_password=True))
     assert guest.calls == []
+
+
+def test_linux_is_refused_what_is_for_windows_before_it_is_changed(bare: FakeGuest) -> None:
+    for keyword, argument in (("write", "C:\\a:text"), ("write", "c:/a:text")):
+        with pytest.raises(OperationError, match="is a path of Windows, and the guest is not"):
+            customize(bare, [parse_operation(keyword, argument)], context_of(bare))
+    assert bare.calls == []
 
 
 def test_freebsd_is_refused_by_name(bare: FakeGuest) -> None:
@@ -326,7 +329,7 @@ def test_freebsd_is_refused_by_name(bare: FakeGuest) -> None:
 
 def test_windows_without_operations_is_left_alone(events: list[Event]) -> None:
     """A build may only have to grow it."""
-    guest = _windows()
+    guest = fill_windows(FakeGuest())
     result = customize(guest, [], context_of(guest, implicit_root_password=True), events.append)
     assert result.root_password is None
     assert guest.calls == []

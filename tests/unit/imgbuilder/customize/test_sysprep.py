@@ -6,9 +6,9 @@ import pytest
 
 from imgbuilder.cli import customize_main
 from imgbuilder.customize import sysprep
-from imgbuilder.customize.identities import NOT_TASKS, PEER_NAMES, TASKS
 from imgbuilder.customize.ops.identity import Sysprep
-from imgbuilder.errors import UsageError
+from imgbuilder.customize.syspreptasks import NOT_TASKS, PEER_NAMES, TASKS
+from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.debianguest import apply
 from tests.fakes.guest import FakeGuest
@@ -174,3 +174,52 @@ def test_an_ssh_server_that_would_get_no_keys_is_a_warning(
     texts = [notice.text for notice in notices if notice.severity is Severity.WARNING]
     assert len(texts) == warned
     assert all("ssh-keygen -A" in text for text in texts)
+
+
+def test_copies_that_editors_left_are_files_below_a_few_folders(bare: FakeGuest) -> None:
+    for path in ("/etc/fstab~", "/var/deep/er/x.bak", "/usr/lib/x~", "/home/ann/x.bak", "/srv/real/x~"):
+        bare.add(path)
+    bare.add_dir("/root/folder~")
+    bare.add_link("/root/link~", "x")
+    apply(bare, "sysprep", "backup-files")
+    for path in ("/etc/fstab~", "/var/deep/er/x.bak", "/srv/real/x~"):
+        assert not bare.exists(path)
+    assert bare.exists("/usr/lib/x~")
+    assert bare.exists("/home/ann/x.bak")
+    assert bare.is_dir("/root/folder~")
+    assert bare.is_symlink("/root/link~")
+
+
+def test_many_files_are_looked_at_folder_by_folder(bare: FakeGuest, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare.add("/var/lib/many/x~")
+    bare.add("/var/y~")
+    whole = bare.files_below
+
+    def files_below(path: str) -> list[str]:
+        if path in ("/var", "/var/lib"):
+            raise GuestCallError("find0: File too large", errno_name="EFBIG")
+        return whole(path)
+
+    monkeypatch.setattr(bare, "files_below", files_below)
+    apply(bare, "sysprep", "backup-files")
+    assert not bare.exists("/var/lib/many/x~")
+    assert not bare.exists("/var/y~")
+
+    def ls(path: str) -> list[str]:
+        raise GuestCallError(f"ls: {path}: File too large", errno_name="EFBIG")
+
+    monkeypatch.setattr(bare, "ls", ls)
+    with pytest.raises(OperationError, match="/var has too many files") as caught:
+        apply(bare, "sysprep", "all")
+    assert "all,-backup-files" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("reader", ["", "/etc/rc.d/rc.sysinit"])
+def test_a_flag_that_nothing_reads_is_a_warning(bare: FakeGuest, events: list[Event], reader: str) -> None:
+    if reader:
+        bare.add(reader, "if [ -f /.unconfigured ]; then :; fi\n")
+    apply(bare, "sysprep", "flag-reconfiguration", on_event=events.append)
+    assert bare.is_file("/.unconfigured")
+    warned = [item for item in events if isinstance(item, Notice) and item.severity is Severity.WARNING]
+    assert len(warned) == (not reader)
+    apply(bare, "sysprep", "all")

@@ -263,6 +263,28 @@ def test_otherwise_the_guest_labels_itself(config: str, policy: str, setfiles: b
     assert guest.exists("/.autorelabel")
 
 
+@pytest.mark.parametrize(
+    ("config", "policy", "said"),
+    [
+        ("SELINUX=enforcing\n", "", True),
+        ("SELINUX=enforcing\nSELINUXTYPE=mls\n", "targeted", True),
+        ("SELINUX=enforcing\nSELINUXTYPE=../../etc\n", "targeted", True),
+        ("SELINUX=enforcing\n", "targeted", False),
+        ("SELINUX=permissive\n", "", False),
+        ("SELINUX=disabled\n", "", False),
+    ],
+)
+def test_enforcing_without_a_policy_is_a_warning_before_anything_changes(
+    config: str, policy: str, said: bool, events: list[Event]
+) -> None:
+    guest = selinux_guest(config)
+    if policy:
+        guest.add(f"/etc/selinux/{policy}/policy/policy.33")
+    customize(guest, [parse_operation("no-selinux-relabel")], context_of(guest), events.append)
+    warned = [at for at, event in enumerate(events) if "enforces SELinux" in getattr(event, "text", "")]
+    assert warned == ([0] if said else [])
+
+
 def test_no_labels_without_selinux_or_when_they_are_not_wanted() -> None:
     plain = debian_guest()
     customize(plain, [parse_operation("selinux-relabel")], context_of(plain))

@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from imgbuilder.errors import WorkspaceError
+from imgbuilder.fleet import child
 from imgbuilder.fleet.budget import Budget, Load, memory_of
+from imgbuilder.fleet.engine import Progress
 from imgbuilder.fleet.hosts import read_fleet
-from imgbuilder.fleet.pool import Progress
-from imgbuilder.fleet.state import FleetState, Standing
+from imgbuilder.fleet.state import FleetState, Record, Standing
 from tests.fakes.fleetbuilder import ROOT, coordinate
 
 CANARY = "canary-9c1"
@@ -88,7 +89,7 @@ def test_the_key_has_all_that_an_image_is_made_of(tmp_path: Path, monkeypatch: p
     def standing(template: str = "x") -> Standing:
         host = read_fleet(path).hosts[0]
         state = FleetState(path.with_suffix(".state"))
-        return state.standing(host, state.record("h1"), state.key(host, template), template)
+        return state.standing(host, state.record("h1"), state.key(host, template), template, there=True)
 
     assert standing() is Standing.BUILT
     assert standing("a newer one") is Standing.OUTDATED
@@ -105,7 +106,7 @@ def test_the_key_has_all_that_an_image_is_made_of(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_limits(tmp_path: Path, *, cached: bool) -> None:
-    path = fleet(tmp_path, *[""] * 8)
+    path = fleet(tmp_path, *[""] * 5)
     seen: list[tuple[int, int]] = []
 
     def look(progress: Progress) -> None:
@@ -148,9 +149,9 @@ def test_what_holds_a_build_back(tmp_path: Path) -> None:
 
 
 @contextmanager
-def coordinator(path: Path) -> Iterator[subprocess.Popen[str]]:
+def coordinator(path: Path, *cluster: str | Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.fleetbuilder", path],
+        [sys.executable, "-m", "tests.fakes.fleetbuilder", path, *cluster],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     try:
@@ -235,3 +236,19 @@ def test_two_builds_of_one_fleet(tmp_path: Path) -> None:
             coordinate(path, lambda _progress: None)
         with state.building(shared=True):
             pass
+
+
+def test_a_finished_image_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images of a fleet would push everything else out of it."""
+    image, given_back = tmp_path / "web1.img", []
+
+    def advise(descriptor: int, _start: int, _count: int, advice: int) -> None:
+        given_back.append((Path(f"/proc/self/fd/{descriptor}").readlink(), advice))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    image.write_bytes(b"content")
+    record = Record("web1", "key", "digest", str(image))
+    assert not child.ended(record, 1, 1.0, tmp_path / "log").built
+    assert given_back == []
+    assert child.ended(record, 0, 1.0, tmp_path / "log").built
+    assert given_back == [(image, os.POSIX_FADV_DONTNEED)]

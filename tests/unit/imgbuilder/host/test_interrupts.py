@@ -67,7 +67,7 @@ def run(body: str, signals: list[int], *, pause: float = 0, limit: str = "") -> 
         "from imgbuilder.host import interrupts\n"
         f"{limit}\n"
         "from imgbuilder.terminal.boundary import run_command\n"
-        "from imgbuilder.terminal.console import ConsoleReporter\n"
+        "from imgbuilder.terminal.reporter import ConsoleReporter\n"
         "from imgbuilder.host.interrupts import interruptible, uninterrupted\n"
         "def wait():\n    print('up', flush=True)\n    time.sleep(60)\n"
         f"def body():\n{body}\n"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
-from imgbuilder.host.sparse import BLOCK, SparseWriter, copy_and_hash, copy_sparse, data_ranges, disk_usage
+from imgbuilder.host import sparse
+from imgbuilder.host.sparse import (
+    BLOCK,
+    SparseWriter,
+    clear,
+    copy_and_hash,
+    copy_sparse,
+    data_ranges,
+    disk_usage,
+)
 
 MIB = 1 << 20
 
@@ -185,3 +195,42 @@ def test_a_copy_with_its_digest(events: list[Event], tmp_path: Path, content: st
     assert same_content(image, copy)
     assert disk_usage(copy) <= disk_usage(image)
     assert events[-1] == ProgressEnd()
+
+
+@pytest.mark.parametrize("way", [by_kernel, by_hand])
+def test_a_copy_is_on_its_way_to_the_disk_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Any
+) -> None:
+    way(monkeypatch)
+    begun: list[tuple[int, int]] = []
+
+    class Kernel:
+        def sync_file_range(self, _file: int, start: Any, count: Any, _flags: int) -> int:
+            begun.append((start.value, start.value + count.value))
+            return 0
+
+    monkeypatch.setattr(sparse, "_libc", Kernel())
+    with (tmp_path / "old").open("wb") as file:
+        for _ in range(40):
+            file.write(os.urandom(MIB))
+            file.seek(BLOCK, os.SEEK_CUR)
+    copy_sparse(tmp_path / "old", tmp_path / "new")
+    assert len(begun) >= 2
+    assert begun[0][0] == 0
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(begun))
+    assert all(end - start >= 16 * MIB for start, end in begun)
+
+
+@pytest.mark.parametrize("punches", [True, False])
+def test_a_part_that_is_cleared_is_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, punches: bool
+) -> None:
+    if not punches:
+        monkeypatch.setattr(sparse, "_fallocate", lambda *_arguments: -1)
+    path = tmp_path / "disk"
+    content = os.urandom(4 * BLOCK)
+    path.write_bytes(content)
+    with path.open("r+b") as file:
+        clear(file.fileno(), BLOCK, 3 * BLOCK)
+    assert path.read_bytes() == content[:BLOCK] + bytes(2 * BLOCK) + content[3 * BLOCK :]
+    assert (disk_usage(path) < 4 * BLOCK) == punches

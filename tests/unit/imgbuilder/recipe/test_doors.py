@@ -47,6 +47,9 @@ ARGUMENTS = {
     "firstboot-command": ["echo 'a' \"b\"\nexit 1\n"],
     "firstboot-install": ["a, b"],
     "hostname": ["a.example.org"],
+    "inject-blnsvr": ["{folder}"],
+    "inject-qemu-ga": ["{folder}"],
+    "inject-virtio-win": ["{folder}"],
     "install": ["nginx,vim-tiny"],
     "link": ["/a:/b", r"../a\:b:/c:/d"],
     "mirror": ["http://mirror.example.org"],
@@ -86,6 +89,7 @@ ARGUMENTS = {
         "b:password=secret:PW",
         "c:key=",
     ],
+    "windows-runner": ["{runner}"],
     "write": ["/a:x\n  y\n", "/a:", "/a:é\u2028\r\n"],
 }
 CASES = [(keyword, text) for keyword, texts in ARGUMENTS.items() for text in texts]
@@ -99,10 +103,18 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("A_SECRET", "canary")
     monkeypatch.chdir(tmp_path)
-    for name, content in (("local", "#!/bin/sh\n"), ("pw", "secret\n"), ("key", KEY + "\n")):
+    for name, content in (
+        ("local", "#!/bin/sh\n"),
+        ("pw", "secret\n"),
+        ("key", KEY + "\n"),
+        ("rhsrvany.exe", "MZ"),
+    ):
         (tmp_path / name).write_text(content)
     subprocess.run(["tar", "-cf", "tar", "local"], check=True)
-    return {name: name for name in ("local", "pw", "key", "tar")} | {"folder": "."}
+    return {name: name for name in ("local", "pw", "key", "tar")} | {
+        "folder": ".",
+        "runner": "rhsrvany.exe",
+    }
 
 
 def argument(text: str, files: dict[str, str]) -> str:

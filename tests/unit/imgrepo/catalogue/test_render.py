@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import uuid
 from datetime import UTC, date, datetime
 from xml.etree import ElementTree as ET
@@ -13,11 +14,22 @@ from hypothesis import strategies as st
 
 from imgbuilder.host.hashing import Fingerprint
 from imgrepo.catalogue import text
-from imgrepo.catalogue.model import CalendarDay, Change, Changes, Downloads, Page, Picture, Site, Sources
+from imgrepo.catalogue.model import (
+    CalendarDay,
+    Change,
+    Changes,
+    Downloads,
+    Page,
+    Picture,
+    Revision,
+    Site,
+    Snippet,
+    Sources,
+)
 from imgrepo.catalogue.render import render, write_feed
 from imgrepo.library.records import BootRecord, ImageMark, Package, SourceGap, Verdict
 from imgrepo.stats import bar_chart
-from tests.unit.imgrepo.catalogue.pages import inside, pages_of
+from tests.unit.imgrepo.catalogue.pages import inside, pages_of, read_page
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -50,15 +62,16 @@ def hostile_page(words: str) -> Page:
         mark, Verdict.FAILED, words, words, words, NOW, 3.0, (words, words), (22,), pictures=True
     )
     package = Package(words, words, words, words, words, (words,), copyleft=None)
+    changes = Changes(2, (Change(line, "", line),))
     return Page(
         name="n", arch=text.line(words, 40), path=f"{base}.html", title=line or "x", size=1 << 30,
         compressed_size=5, sha512="ab" * 64, revision=3, file="sub/n.xz", published=NOW, command=line,
-        whole_command=line, replaced_by="n",
+        snippets=(Snippet(line, line),), replaced_by="n",
         description=parts, notes=(("", parts), (text.line(words, 20), parts)), hints=parts, licence=line,
         contributor=line, homepage=text.link(words), offer=line, tags=(line,), system=line, aliases=(line,),
         notice=line, day=date(2026, 11, 24), picture=Picture(f"{base}.png", 3, 4),
         thumbnail=Picture(f"{base}.small.png", 3, 4), packages=(package,),
-        changes=Changes(2, (Change(line, "", line),)), boot=boot,
+        changes=changes, former=(Revision(2, NOW, 1 << 30, 5, changes), Revision(1)), family=line, boot=boot,
         sources=Sources("sources/x.tar", 5, "ab" * 64, 1, (SourceGap(words, words, words),)),
         downloads=Downloads(1, 1, NOW.date(), NOW.date(), bar_chart(line, {}, NOW.date(), NOW.date())),
     )  # fmt: skip
@@ -120,6 +133,33 @@ def test_any_words_stay_words(words: str) -> None:
     check(site_of(hostile_page(words)))
 
 
+def test_a_long_list_is_on_several_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is in one file as well, for the search; its rows are those of the pages."""
+    monkeypatch.setattr("imgrepo.catalogue.render.ROWS_PER_PAGE", 20)
+    named = [
+        dataclasses.replace(hostile_page(HOSTILE[at % 5]), name=f"n{at}", path=f"templates/n{at}.html")
+        for at in range(50)
+    ]
+    site = site_of(*named)
+    check(site)
+    files = render(site)
+    lists = ["index.html", "list-2.html", "list-3.html"]
+    assert [name for name in files if name.startswith("list-") or name == "index.html"] == lists
+    rows = json.loads(files["list.json"])
+    assert len(rows) == len(named)
+    whole = "".join(files[name].decode() for name in lists)
+    for page, row in zip(named, rows, strict=True):
+        assert row["html"] in whole
+        assert f'href="{page.path}"' in row["html"]
+        assert read_page(b"<!doctype html>\n" + row["html"].encode()).problems == []
+    assert whole.count('<li class="card"') == len(named)
+    assert whole.count("data-text=") == 20, "no script searches the other pages"
+    assert "list.json" not in render(site_of(*named[:20]))
+    packages = json.loads(files["packages.json"])
+    line = text.line(HOSTILE[0])
+    assert packages[line] == {line: [one for at in range(0, len(named), 5) for one in (at, 1)]}
+
+
 def test_words_are_all_there_and_read_as_written() -> None:
     (page,) = [
         page
@@ -179,9 +219,11 @@ def test_the_policy_forbids_all_that_is_not_needed() -> None:
 
 
 def test_what_is_there_without_javascript() -> None:
-    page = pages_of(render(site_of(hostile_page("a"))))["index.html"]
+    first = dataclasses.replace(hostile_page("a"), changes=None, former=())
+    page = pages_of(render(site_of(first)))["index.html"]
     hidden = {tag for tag, values in page.tags if "hidden" in values}
-    assert hidden == {"form", "p", "button"}, "what needs the script, and nothing else"
+    assert hidden == {"form", "p", "button", "li"}, "what needs the script, and nothing else"
+    assert f"published on {NOW.date()}" in page.words
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -62,6 +63,19 @@ def test_help_fits_a_terminal(words: list[str]) -> None:
     assert max(len(line) for line in result.output.split("\n")) <= 80
 
 
+def test_every_command_can_print_json() -> None:
+    without = []
+    for words in all_commands(group):
+        command: click.Command = group
+        for word in words:
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
+        is_group = isinstance(command, click.Group) and not command.invoke_without_command
+        if not is_group and not any("--json" in one.opts for one in command.params):
+            without.append(" ".join(words))
+    assert without == []
+
+
 @pytest.mark.parametrize("option", ["-V", "--version"])
 def test_version(option: str) -> None:
     assert CliRunner().invoke(group, [option]).output == f"pybuilder-repo {__version__}\n"
@@ -77,6 +91,9 @@ def test_make_template_has_defaults_that_work(
     assert (boot.recipe.suite, boot.kernel, boot.mode) == ("bookworm", Kernel.CLOUD, Mode.AUTO)
     assert (boot.build_from, boot.guest_uses, boot.keyring, boot.include) == (DEBIAN, DEBIAN, None, ())
     assert "] Working\n" in capsys.readouterr().out
+    assert run(["make-template", "debian-12", "out.img", "--json"], repository.services()) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"version": 1, "image": "out.img", "manifest": "out.json"}
 
 
 def test_make_template_passes_every_option_on(

@@ -13,27 +13,38 @@ from imgindex.gpg import trusted_keys_from_file
 from imgrepo.webroot.journal import JOURNAL_NAME, read_journal
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.cli.test_maintain import Operator
+from tests.unit.imgrepo.conftest import MakeTwin
 from tests.unit.imgrepo.repository import Repository
 
 EIGHT_DAYS = timedelta(days=8)
 
 
-@pytest.fixture
-def operator(repository: Repository, capsys: pytest.CaptureFixture[str]) -> Operator:
-    """Return an operator whose template ``a`` has two revisions; ``b`` has one."""
+def two_revisions(repository: Repository) -> None:
     for name, fill in (("a.img", b"a"), ("b.img", b"b")):
         repository.add(name, fill)
     repository.publish()
     repository.add("a.img", b"new")
     repository.publish()
+
+
+@pytest.fixture
+def operator(twin: MakeTwin, capsys: pytest.CaptureFixture[str]) -> Operator:
+    """Return an operator whose template ``a`` has two revisions; ``b`` has one."""
+    return Operator(twin(two_revisions), capsys)
+
+
+@pytest.fixture
+def publisher(repository: Repository, capsys: pytest.CaptureFixture[str]) -> Operator:
+    """Return an operator of the same, whose record knows the images."""
+    two_revisions(repository)
     return Operator(repository, capsys)
 
 
-def test_a_rollback_brings_the_former_image_back_and_publish_leaves_it_there(operator: Operator) -> None:
-    repository = operator.repository
+def test_a_rollback_brings_the_former_image_back_and_publish_leaves_it_there(publisher: Operator) -> None:
+    repository = publisher.repository
     second, old_image = repository.entry("a"), b"a" * 4096
-    operator.type("alias WEB a stable -K KEY")
-    assert "revision: '2' -> '3'" in operator.type("rollback WEB a -K KEY")
+    publisher.type("alias WEB a stable -K KEY")
+    assert "revision: '2' -> '3'" in publisher.type("rollback WEB a -K KEY")
     third = repository.entry("a")
     assert (third.revision, third.aliases) == (3, ("stable",))
     assert repository.unpack(third).startswith(old_image)
@@ -48,12 +59,12 @@ def test_a_rollback_brings_the_former_image_back_and_publish_leaves_it_there(ope
     repository.publish()
     assert repository.entry("a") == third
 
-    operator.type("rollback WEB a -K KEY")  # forward again
+    publisher.type("rollback WEB a -K KEY")  # forward again
     fourth = repository.entry("a")
     assert (fourth.revision, fourth.sha512) == (4, second.sha512)
     repository.publish()
     assert repository.entry("a") == fourth
-    operator.type("rollback WEB a --to 1 -K KEY")
+    publisher.type("rollback WEB a --to 1 -K KEY")
     assert repository.entry("a").sha512 == third.sha512
     repository.add("a.img", b"newest")
     repository.publish()
@@ -113,15 +124,15 @@ def test_a_channel_gives_an_image_to_another_template(operator: Operator) -> Non
         assert words in operator.err
 
 
-def test_a_protected_template_keeps_its_image(operator: Operator) -> None:
-    repository = operator.repository
+def test_a_protected_template_keeps_its_image(publisher: Operator) -> None:
+    repository = publisher.repository
     before = repository.entry("a")
-    assert "protected: a (x86_64)" in operator.type("protect WEB a")
-    assert "listed, protected" in operator.type("list WEB")
+    assert "protected: a (x86_64)" in publisher.type("protect WEB a")
+    assert "listed, protected" in publisher.type("list WEB")
     for command in ("withdraw WEB a -K KEY", "rollback WEB a -K KEY", "channel WEB b a -K KEY"):
-        operator.type(command, 2)
-        assert "the template a is protected" in operator.err
-        assert "protect --undo" in operator.err
+        publisher.type(command, 2)
+        assert "the template a is protected" in publisher.err
+        assert "protect --undo" in publisher.err
     repository.add("a.img", b"newest")
     repository.add("b.img", b"newest")
     refused = repository.publish().refused
@@ -132,11 +143,11 @@ def test_a_protected_template_keeps_its_image(operator: Operator) -> None:
     repository.later = EIGHT_DAYS
     repository.publish(prune=True)
     assert repository.entry("a") == before
-    operator.type("edit WEB a --set name=Mine -K KEY")
+    publisher.type("edit WEB a --set name=Mine -K KEY")
     assert repository.entry("a").name == "Mine"
-    operator.type("protect WEB c", 2)
-    operator.type("protect --undo WEB b", 2)
-    assert "no template is protected" in operator.type("protect --undo WEB a")
+    publisher.type("protect WEB c", 2)
+    publisher.type("protect --undo WEB b", 2)
+    assert "no template is protected" in publisher.type("protect --undo WEB a")
     repository.publish(prune=True)
     assert repository.names() == ["b"]
 

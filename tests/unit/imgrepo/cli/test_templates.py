@@ -7,6 +7,7 @@ import json
 import pytest
 
 from imgrepo.cli.main import run
+from tests.unit.imgrepo.conftest import MakeTwin
 from tests.unit.imgrepo.repository import Repository
 
 
@@ -24,18 +25,21 @@ class Reader:
         return out + err
 
 
-@pytest.fixture
-def reader(repository: Repository, capsys: pytest.CaptureFixture[str]) -> Reader:
+def one_in_each_state(repository: Repository) -> None:
     for name in "abc":
         repository.add(f"{name}.img", name.encode())
     repository.publish(zstd_level=1)
-    reader, key = Reader(repository, capsys), ("-K", repository.key)
-    reader.type("alias a stable", *key)
-    reader.type("hide b", *key)
-    reader.type("deprecate b --until 2099-01-31 --use a", *key)
-    reader.type("edit a", "--set", "notes=Two\nlines", *key)
-    reader.type("withdraw c", *key)
-    return reader
+    for command, *words in (
+        ("alias", "a", "stable"), ("hide", "b"), ("deprecate", "b", "--until", "2099-01-31", "--use", "a"),
+        ("edit", "a", "--set", "notes=Two\nlines"), ("withdraw", "c"),
+    ):  # fmt: skip
+        words = [command, str(repository.web), *words, "-K", repository.key]
+        assert run(words, repository.services()) == 0
+
+
+@pytest.fixture
+def reader(twin: MakeTwin, capsys: pytest.CaptureFixture[str]) -> Reader:
+    return Reader(twin(one_in_each_state), capsys)
 
 
 def test_each_state_is_listed(reader: Reader) -> None:

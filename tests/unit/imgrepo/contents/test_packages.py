@@ -13,11 +13,12 @@ from imgbuilder.errors import ApplianceError, DiskError, GuestError, PybuilderEr
 from imgbuilder.guests.ports import LARGEST_TEXT
 from imgrepo.contents.databases import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
-from imgrepo.contents.packages import find_target, list_packages
+from imgrepo.contents.packages import find_target, list_packages, list_together
 from imgrepo.library.records import Package
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.contents.guests import STATUS, debian_guest, disk_of, look
+from tests.unit.imgrepo.repository import image
 
 
 def test_packages_of_dpkg(tmp_path: Path) -> None:
@@ -43,6 +44,55 @@ def test_guests_without_dpkg_have_a_file_for_each_package(tmp_path: Path) -> Non
     guest.add("/var/lib/dpkg/status.d/base.md5sums", "no control file\n")
     found = look(tmp_path, disk_of(guest))
     assert [package.name for package in found.packages] == ["base-files"]
+
+
+def test_images_share_an_appliance_where_that_is_safe(tmp_path: Path) -> None:
+    """T21: the program of a guest sees no other guest, and of one with a fault the others are listed."""
+    rpm, none = debian_guest(), FakeGuest()
+    rpm.add("/usr/lib/sysimage/rpm/rpmdb.sqlite", b"SQLite format 3\0")
+    none.add("/etc/os-release", "ID=arch\n")
+    volumes = FakeDisk(
+        {1: FakeFilesystem("LVM2_member")},
+        others={"/dev/system/root": FakeFilesystem("ext4", debian_guest())},
+    )
+    disks = {
+        "a.img": disk_of(debian_guest()),
+        "b.img": disk_of(rpm),
+        "c.img": volumes,
+        "d.img": disk_of(debian_guest("Package: bash\n")),
+        "e.img": disk_of(none),
+        "f.img": FakeDisk(
+            {0: FakeFilesystem("ext4", debian_guest("Package: x\nVersion: 1\nArchitecture: all"))}
+        ),
+    }
+    images = [find_target(image(tmp_path / name)).image for name in disks]
+    (tmp_path / "g.qcow2").write_bytes(b"QFI\xfb" + bytes(600))
+    appliances = FakeAppliances(disks)
+    found = list_together(
+        [*images, find_target(tmp_path / "g.qcow2").image], appliances, ApplianceOptions(), print
+    )
+    assert {name: len(record.packages) for name, record in found.items()} == {"a.img": 4, "f.img": 1}
+    assert [len(launch) for launch in appliances.launches] == [4, 2], "as many as a saved one has"
+    opened = [disk for launch in appliances.launches for disk in launch]
+    assert [(disk.path.name, disk.readonly) for disk in opened] == [(name, True) for name in disks]
+    assert not any(one.scripts for one in appliances.appliances), "nothing of a guest may run"
+    assert found["a.img"] == list_packages(images[0], appliances, ApplianceOptions(), print)
+
+
+def test_what_an_appliance_read_before_its_end_is_kept(tmp_path: Path) -> None:
+    def end(appliance: FakeAppliance) -> None:
+        real = appliance.mount
+
+        def mount(device: str, path: str, *, options: str = "") -> None:
+            if device.startswith("/dev/sdb"):
+                raise ApplianceError("the appliance died")
+            real(device, path, options=options)
+
+        appliance.mount = mount  # type: ignore[method-assign]
+
+    images = [find_target(image(tmp_path / name)).image for name in ("a.img", "b.img")]
+    appliances = FakeAppliances({one.name: disk_of(debian_guest()) for one in images}, end)
+    assert set(list_together(images, appliances, ApplianceOptions(), print)) == {"a.img"}
 
 
 def test_the_image_is_only_read(tmp_path: Path) -> None:

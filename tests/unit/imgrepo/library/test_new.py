@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -217,7 +218,12 @@ class TestCommands:
         assert run(["entry", "run-script", "demo", "--form", "libvirt-xml"], services) == 0
         assert f'file="{folder.image().path.absolute()}"' in capsys.readouterr().out
         assert run(["entry", "run-script", "demo", "--form", "virt-install"], services) == 0
-        assert capsys.readouterr().out.startswith("virt-install --import --name A-demo")
+        text = capsys.readouterr().out
+        assert text.startswith("virt-install --import --name A-demo")
+        assert run(["entry", "run-script", "demo", "--form", "virt-install", "--json"], services) == 0
+        assert json.loads(capsys.readouterr().out) == {"version": 1, "form": "virt-install", "text": text}
+        assert run(["entry", "run-script", "demo", "--json"], services) == 0
+        assert json.loads(capsys.readouterr().out) == {"version": 1, "script": str(script)}
         assert run(["entry", "run-script", "missing"], services) == 2
 
     def test_the_script_works_from_anywhere_with_a_read_only_image(self, tmp_path: Path) -> None:

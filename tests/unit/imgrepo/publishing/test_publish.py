@@ -39,6 +39,7 @@ from imgrepo.publishing import steps
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.status import status_of
 from imgrepo.webroot import edit
+from imgrepo.webroot.state import PACKED_NAME, packed_files
 from imgrepo.webroot.transaction import LOCK_NAME, open_session
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
@@ -143,6 +144,23 @@ def test_what_was_packed_is_never_packed_again(
     assert repository.names() == ["a", "b", "c"]
     repository.publish(**{**ways, "zstd_level": 2})  # the first files stay as they are
     assert len(packed) == 6
+
+
+def test_the_record_of_packed_files_grows_by_a_line_for_each(published: Repository) -> None:
+    record, before = published.web / PACKED_NAME, published.base / "before"
+    before.hardlink_to(record)
+    first = before.read_bytes()
+    with record.open("ab") as file:
+        file.write(b'\n{"version": 1, "fi')  # of a publisher that was killed
+    published.add("b.img", b"b")
+    published.publish()
+    assert before.read_bytes().startswith(first + b'\n{"version": 1, "fi\n{'), "only added to"
+    assert set(packed_files(published.web)) == {published.entry(name).file for name in "ab"}
+    assert len(record.read_bytes().splitlines()) == 2, "and tidied at the end"
+    (published.images / "a.img").unlink()
+    published.publish(prune=True, grace=timedelta(0))
+    published.publish()
+    assert set(packed_files(published.web)) == {published.entry("b").file}
 
 
 def test_a_bad_entry_next_to_an_image_refuses_only_this_one(published: Repository) -> None:

@@ -21,8 +21,19 @@ from imgrepo.sharing.frames import parts_of, stretches
 from imgrepo.sharing.mirror import MirrorRequest, MirrorResult, mirror
 from imgrepo.webroot.entries import downloads_of
 from tests.fakes.blocks import BLOCK, disk
+from tests.unit.imgrepo.conftest import MakeTwin
 from tests.unit.imgrepo.repository import Repository, debian
 from tests.unit.imgrepo.sharing.conftest import Site
+
+
+def first(repository: Repository) -> None:
+    publish(repository, disk(1))
+
+
+def second(repository: Repository) -> None:
+    """Publish a revision of which three blocks are new."""
+    first(repository)
+    publish(repository, disk(1, changed=3))
 
 
 def publish(repository: Repository, content: bytes) -> None:
@@ -76,9 +87,8 @@ class Copy:
 
 
 @pytest.fixture
-def site(repository: Repository) -> Iterator[Site]:
-    publish(repository, disk(1))
-    site = Site(repository)
+def site(twin: MakeTwin) -> Iterator[Site]:
+    site = Site(twin(first))
     yield site
     site.close()
 
@@ -91,8 +101,8 @@ def copy(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
     return copy
 
 
-def test_only_the_new_frames_are_fetched(site: Site, copy: Copy) -> None:
-    publish(site.repository, disk(1, changed=3))
+def test_only_the_new_frames_are_fetched(site: Site, copy: Copy, twin: MakeTwin) -> None:
+    twin(second)
     copy.update()
     assert 3 * BLOCK < copy.fetched < 4 * BLOCK
     assert copy.is_right
@@ -109,11 +119,11 @@ def test_a_disk_of_which_most_is_new_is_fetched_whole(site: Site, copy: Copy) ->
     assert copy.is_right
 
 
-def test_a_damaged_old_file_costs_only_its_frames(site: Site, copy: Copy) -> None:
+def test_a_damaged_old_file_costs_only_its_frames(site: Site, copy: Copy, twin: MakeTwin) -> None:
     old = copy.zstd()
     data = bytearray(old.read_bytes())
     data[len(data) // 2] ^= 1
-    publish(site.repository, disk(1, changed=3))
+    twin(second)
     old.write_bytes(data)
     copy.update()
     assert 4 * BLOCK < copy.fetched < 5 * BLOCK
@@ -121,10 +131,12 @@ def test_a_damaged_old_file_costs_only_its_frames(site: Site, copy: Copy) -> Non
 
 
 @pytest.mark.parametrize("name", ["a-*.blocklist", "a-*.zst"])
-def test_without_the_old_files_the_whole_file_is_fetched(site: Site, copy: Copy, name: str) -> None:
+def test_without_the_old_files_the_whole_file_is_fetched(
+    site: Site, copy: Copy, twin: MakeTwin, name: str
+) -> None:
     (old,) = copy.folder.glob(name)
     old.unlink()
-    publish(site.repository, disk(1, changed=3))
+    twin(second)
     copy.update()
     assert copy.parts == [Part(0, copy.zstd().stat().st_size)]
     assert copy.is_right
@@ -152,9 +164,9 @@ def test_a_broken_connection_is_continued_by_the_next_run(site: Site, copy: Copy
 
 
 def test_wrong_frames_from_the_server_never_get_the_name(
-    site: Site, copy: Copy, monkeypatch: pytest.MonkeyPatch
+    site: Site, copy: Copy, twin: MakeTwin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(site.repository, disk(1, changed=3))
+    twin(second)
     real, lied = module._Handler._send, list[str]()
 
     def send(handler: module._Handler, file: object, part: Part) -> None:
@@ -172,9 +184,9 @@ def test_wrong_frames_from_the_server_never_get_the_name(
 
 
 def test_a_server_without_ranges_sends_the_whole_file(
-    site: Site, copy: Copy, monkeypatch: pytest.MonkeyPatch
+    site: Site, copy: Copy, twin: MakeTwin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(site.repository, disk(1, changed=3))
+    twin(second)
     monkeypatch.setattr(module._Handler, "_range_counts", lambda *_facts: False)
     copy.update()
     assert copy.is_right

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import signal
 import socket
@@ -104,25 +105,32 @@ def test_places_where_nothing_can_be_served(site: Site, tmp_path: Path) -> None:
         PublishedFolderServer(site.repository.web, ("127.0.0.1", site.server.server_port), print)
 
 
-def test_the_command_serves_until_it_is_stopped(published: Repository) -> None:
-    command = [sys.executable, "-m", "imgrepo", "serve", str(published.web), "--port", "0"]
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=" ".join)
+def test_the_command_serves_until_it_is_stopped(published: Repository, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "imgrepo", "serve", str(published.web), "--port", "0", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout is not None
-            found = re.search(r"http://127\.0\.0\.1:(\d+)/index\.asc", running.stdout.readline())
+            said = "".join(running.stdout.readline() for _line in range(5 if words else 1))
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/index\.asc", said)
             assert found is not None
             connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
             connection.request("GET", "/index.asc")
             assert connection.getresponse().read() == (published.web / "index.asc").read_bytes()
             connection.close()
             assert running.stderr is not None
-            request = running.stderr.readline()
+            request = "" if words else running.stderr.readline()
             running.send_signal(signal.SIGTERM)
             _out, err = running.communicate(timeout=30)
         finally:
             running.kill()
     assert running.returncode == 143
-    assert "GET /index.asc" in request
+    if words:
+        assert json.loads(said) == {
+            "version": 1, "url": f"http://127.0.0.1:{found[1]}/", "index": found[0],
+        }  # fmt: skip
+    else:
+        assert "GET /index.asc" in request
     assert "Traceback" not in err
     assert "error" not in err, "a signal is the normal end of the server"
 
@@ -175,6 +183,11 @@ def test_a_catalogue_is_shown(site: Site) -> None:
         "//catalogue/..",
     ):
         assert site.get(path)[0] == 404, path
+    (site.repository.web / "index.html").write_text("the first page")
+    for path in ("/", "/?from=elsewhere"):
+        status, headers, body = site.get(path)
+        assert (status, headers["Content-Type"], body) == (200, "text/html; charset=utf-8", b"the first page")
+        assert headers["Cache-Control"] == "no-cache"
     (site.repository.web / "link").symlink_to(pages)
     for path in ("/link", "/link/", "/link/index.html"):
         assert site.get(path)[0] == 404, path

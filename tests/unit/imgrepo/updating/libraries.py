@@ -91,10 +91,10 @@ class Library:
                     (folder / path.name).symlink_to(path)
         return folder
 
-    def offer(self, fill: int) -> None:
+    def offer(self, fill: int, size: int = SIZE) -> None:
         """Let the distribution offer a new image."""
         path = self.cloud / CLOUD
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(SIZE)], check=True)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(size)], check=True)
         fill_it: list[str | Path] = ["qemu-io", "-f", "qcow2", "-c", f"write -P {fill} 0 64k", path]
         subprocess.run(fill_it, check=True, stdout=subprocess.DEVNULL)
         sums = f"{hashlib.sha512(path.read_bytes()).hexdigest()}  {CLOUD}\n".encode()

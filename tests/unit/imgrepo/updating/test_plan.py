@@ -9,14 +9,8 @@ import pytest
 from imgbuilder.host.hashing import Fingerprint
 from imgrepo.library.records import ImageMark
 from imgrepo.publishing.settings import Built, Imported, Made, Origin
-from imgrepo.updating.plan import (
-    Outcome,
-    Renewal,
-    Situation,
-    TemplateReport,
-    UpdateReport,
-    reason_to_renew,
-)
+from imgrepo.updating.plan import Renewal, Situation, reason_to_renew
+from imgrepo.updating.report import Outcome, TemplateReport, UpdateReport
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 MARK = ImageMark("aa", Fingerprint(1, 2, 3, 4))

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from imgbuilder.host.sparse import copy_sparse
 from imgbuilder.host.workspace import explain
 from imgrepo.cli.main import run
 from imgrepo.webroot.transaction import UPDATE_LOCK_NAME, locked
+from tests.fakes.debarchive import DebArchive
 from tests.unit.imgrepo.bootcheck import consoles
+from tests.unit.imgrepo.repository import SIZE, debian
 from tests.unit.imgrepo.updating.libraries import Library
 
 ALL = ["debian-12", "nova", "web"]
@@ -52,6 +55,10 @@ def test_from_nothing_through_three_weeks(library: Library, capsys: pytest.Captu
     assert "web        new: it is missing  boots       1 package  -        new" in out
     assert "\ndone\n" in out
     assert sorted(library.repository.names()) == ALL
+    shared = [[disk.path.name for disk in launch] for launch in library.repository.appliances.launches]
+    assert [one for one in shared if len(one) == 3] == [["debian-12.img", "nova.qcow2", "web.img"]] * 2, (
+        "one for the packages of all, and one for what the index says of them"
+    )
     assert (library.there / "index.asc").read_bytes() == (library.repository.web / "index.asc").read_bytes()
     assert (library.there / "catalogue" / "index.html").is_file()
     guest = library.repository.appliances.disks["web.img"].filesystems[2].guest
@@ -106,6 +113,100 @@ def test_what_an_origin_names_decides(
     assert list(renewed(report(library, capsys, 0 if names else 4))) == names
 
 
+def test_the_facts_about_an_import_are_renewed_and_the_words_of_people_stay(
+    library: Library, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offer(number: int) -> None:
+        disk = debian(release=f'ID=debian\nVERSION_ID="{number}"\nPRETTY_NAME="Nova {number}"\n')
+        library.repository.appliances.disks["nova.qcow2"] = disk
+        library.offer(number, number * SIZE)
+        assert library.update() == 0, capsys.readouterr()
+
+    def found() -> tuple[str | None, str | None, int]:
+        entry = library.repository.entry("nova")
+        return entry.name, entry.osinfo, entry.size
+
+    offer(2)
+    assert found() == ("Nova 2", "debian2", 2 * SIZE)
+    library.repository.forget()  # another publisher, who has no record of the folder
+    assert library.update() == 4
+    offer(3)
+    assert found() == ("Nova 3", "debian3", 3 * SIZE)
+    words = ["edit", str(library.folder), "nova", "--set", "name=Our cloud", "--set", "notes=Ours"]
+    assert run(words, library.repository.services()) == 0
+    offer(4)
+    assert found() == ("Our cloud", "debian4", 4 * SIZE)
+    assert library.repository.entry("nova").notes[0].text == "Ours"
+
+
+def test_an_import_is_described_as_an_entry_is(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    library.settle()
+    assert library.update() == 0
+    page = library.repository.web / "catalogue/templates/nova/x86_64.html"
+    for shown in ('<strong class="good">Booted</strong>', "1 package"):
+        assert shown in page.read_text(), "records lie next to an image without an entry"
+    home, image = library.folder / "nova", library.folder / "nova.qcow2"
+    words = ["entry", "new", "nova", "--library", str(library.folder), "--image", str(image), "--move"]
+    more = ["--title", "Our cloud", "--licence", "MIT"]
+    assert run([*words, *more], library.repository.services()) == 0, capsys.readouterr()
+    assert "nova" not in renewed(report(library, capsys, 0)), "it is the same image"
+    library.offer(2)
+    assert library.update() == 0, capsys.readouterr()
+    assert [one.name for one in home.iterdir() if one.suffix == ".qcow2"] == ["nova.qcow2"]
+    assert all(one in page.read_text() for one in ("Our cloud", "MIT", "Booted"))
+    assert library.repository.entry("nova").name == "Our cloud"
+    assert library.repository.entry("nova").revision == 2
+
+
+SOURCES = """
+steps = ["sbom", "sources"]
+mirror = "{server}"
+security-mirror = "{server}"
+suite-keyring = "distribution.gpg"
+"""
+
+
+def test_packages_are_listed_and_their_sources_collected_once_for_each_image(
+    library: Library, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = DebArchive(library.cloud, library.keys, library.distribution_key)
+    archive.suites = {"bookworm-updates": [], "bookworm-security": []}
+    files = archive.add("bookworm", "dash", "0.5.12-2")
+    archive.write()
+    library.edit("[imported.nova]", SOURCES.format(server=library.server) + "[imported.nova]")
+
+    def steps(found: dict[str, object]) -> dict[str, str]:
+        rows = found["templates"]
+        assert isinstance(rows, list)
+        (row,) = (one for one in rows if one["name"] == "debian-12")
+        done: dict[str, str] = row["steps"]
+        return done
+
+    assert steps(report(library, capsys, 0, "--dry-run")) == {}, "there is no image to do it for"
+    assert steps(report(library, capsys, 0)) == {"sbom": "1 package", "sources": "1 source"}
+    with tarfile.open(library.folder / "debian-12.sources/debian-12-sources.tar") as tar:
+        assert set(files) <= {Path(name).name for name in tar.getnames()}
+    assert json.loads((library.folder / "debian-12.contents/contents.cdx.json").read_text())["components"]
+    assert steps(report(library, capsys, 4)) == {}
+
+    library.wait(7)
+    library.contents, library.packages = b"2", {"dash": "2"}
+    release = library.cloud / "dists/bookworm/InRelease"
+    signed = release.read_bytes()
+    release.write_bytes(signed.replace(b"main/source", b"main/SOURCE"))
+    found = report(library, capsys, 5)
+    assert steps(found) == {"sbom": "1 package", "sources": "failed"}
+    assert "InRelease" in str(found["templates"])
+    assert library.repository.entry("debian-12").revision == 2, "users get the new image all the same"
+    release.write_bytes(signed)
+    assert steps(report(library, capsys, 0)) == {"sources": "1 source"}, "only what failed is done again"
+    for folder in (library.cloud / "pool", library.folder / "debian-12.sources"):
+        shutil.rmtree(folder)  # what is in neither is missing
+    library.wait(7)
+    library.contents, library.packages = b"3", {"dash": "3"}
+    assert steps(report(library, capsys, 0))["sources"] == "0 sources, 1 missing"
+
+
 def test_one_failure_leaves_the_others_going(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
     assert library.update() == 0
     library.wait(7)
@@ -120,6 +221,16 @@ def test_one_failure_leaves_the_others_going(library: Library, capsys: pytest.Ca
     (library.cloud / "SHA512SUMS").write_text("")
     found = report(library, capsys, 5)
     assert [row["name"] for row in found["templates"] if row["problem"]] == ["debian-12", "nova"]  # type: ignore[attr-defined]
+
+
+def test_what_is_built_on_an_image_that_failed_says_so(
+    library: Library, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library.fails["debian-12"] = "mmdebstrap failed"
+    rows = {row["name"]: row["problem"] for row in report(library, capsys, 5)["templates"]}  # type: ignore[attr-defined]
+    assert rows["debian-12"] == "mmdebstrap failed"
+    assert rows["web"].startswith("debian-12, the base of web, is missing in ")
+    assert rows["web"].endswith("(library.toml says how it is made: see why debian-12 failed)")
 
 
 def test_an_image_that_does_not_boot_is_not_published(

@@ -27,6 +27,10 @@ class SysprepTask:
     """Patterns of files, and functions that return their content without the identity."""
     holding: tuple[tuple[str, re.Pattern[bytes]], ...] = ()
     """Patterns of files that are removed if they contain a text."""
+    named: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Folders below which all files are removed whose names have one of some endings."""
+    create: tuple[str, ...] = ()
+    """Files that are created."""
     in_all: bool = True
     """True if ``all`` includes the task."""
 
@@ -36,7 +40,8 @@ class SysprepTask:
         edited = [pattern for pattern, _edit in self.edit]
         held = [pattern for pattern, _text in self.holding if pattern not in edited]
         below = [f"{folder}/**" for folder in self.empty_below]
-        return (*self.remove, *self.remove_files, *self.empty, *below, *edited, *held)
+        named = [f"{folder}/**/*{ending}" for folder, endings in self.named for ending in endings]
+        return (*self.remove, *self.remove_files, *self.empty, *below, *named, *edited, *held, *self.create)
 
 
 def _without_lines(expression: bytes) -> Edit:
@@ -189,6 +194,10 @@ TASKS = {
                 "/var/cache/pacman/pkg/*", "/var/cache/apk/*", "/var/cache/xbps/*", "/var/cache/urpmi/rpms/*",
                 "/var/lib/rpm/__db.*"),
     ),
+    "backup-files": SysprepTask(
+        "copies that editors left",
+        named=tuple((folder, ("~", ".bak")) for folder in ("/etc", "/root", "/srv", "/tmp", "/var")),  # noqa: S108
+    ),
     "temporary-files": SysprepTask(
         "temporary files",
         remove=("/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*"),  # noqa: S108 - in the guest
@@ -203,6 +212,17 @@ TASKS = {
         remove=("/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/random-seed",
                 "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/etc/random-seed",
                 "/var/lib/seedrng/*"),
+    ),
+    "lvm-uuids": SysprepTask(
+        "UUIDs of LVM's physical volumes and volume groups, and the files that name them"
+    ),
+    "fs-uuids": SysprepTask(
+        "UUIDs of ext, XFS, btrfs and swap, and the files that name them; one that stays is a warning",
+        in_all=False,
+    ),
+    "flag-reconfiguration": SysprepTask(
+        "a file with which systems of Red Hat up to version 7 ask questions at boot",
+        create=("/.unconfigured",), in_all=False,
     ),
     "ssh-userdir": SysprepTask(
         "ssh keys and settings of users", remove=tuple(f"{home}/.ssh" for home in _HOMES), in_all=False
@@ -256,11 +276,7 @@ PEER_NAMES = {
 """Names of virt-sysprep's operations, and the tasks that include them."""
 
 NOT_TASKS = {
-    "backup-files": "name them: --delete '/etc/*.bak'",
     "customize": "give the customizations as options",
-    "flag-reconfiguration": "use --touch /.unconfigured",
-    "fs-uuids": "use tune2fs -U random or xfs_admin -U generate on the unmounted disk",
-    "lvm-uuids": "use pvchange -u and vgchange -u on the disk",
     "pam-data": "these files are in /run and not on the disk",
     "script": "use --run",
 }

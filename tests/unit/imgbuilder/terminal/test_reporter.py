@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.events import Progress, ProgressEnd, Step, debug, info, warn
-from imgbuilder.terminal.console import ConsoleReporter, OutputLostError, text_output
+from imgbuilder.terminal.reporter import ConsoleReporter, OutputLostError, text_output
 
 
 class Terminal(io.StringIO):

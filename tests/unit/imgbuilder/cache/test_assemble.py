@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.cache import supply
+from imgbuilder.cache import assemble, supply
 from imgbuilder.cache.elsewhere import Elsewhere
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.supply import GAP, LARGEST, spans_of
@@ -22,6 +23,7 @@ from imgbuilder.errors import FetchError, OfflineError, ProgramKilledError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.fetch.router import OfflineFetcher, SourceFetcher
 from imgbuilder.fetch.transfer import Limits
+from imgbuilder.host.sparse import copy_descriptor
 from imgindex.blocklist import Block, BlockList, pack_blocks
 from tests.fakes.blocks import BLOCK, Site, disk
 from tests.fakes.faultserver import FaultServer, Reset, answer
@@ -205,13 +207,14 @@ def test_an_image_that_the_user_names_gives_its_blocks(tmp_path: Path, site: Sit
     with TemplateCache(tmp_path / "own", elsewhere=named) as own, FaultServer([site.reply]) as server:
         own.open()
         selection = site.at(server.url)
-        sizes = own.update_size(selection, fetcher())
+        foreseen = own.foresee_update(selection, fetcher())
         take(own, selection)
-        assert own.update_size(selection, fetcher()) is None
+        assert own.foresee_update(selection, fetcher()) is None
     assert "" not in [part for name, part in site.requests if name == "d.zst"]
-    assert sizes is not None
-    assert sizes[1] == min(len(site.files["d.xz"]), len(site.files["d.zst"]))
-    assert sizes[0] <= site.frame_bytes < 8 * BLOCK
+    assert foreseen is not None
+    assert foreseen.blocks is not None
+    assert foreseen.whole == min(len(site.files["d.xz"]), len(site.files["d.zst"]))
+    assert foreseen.blocks <= site.frame_bytes < 8 * BLOCK
 
 
 @pytest.mark.row("X25")
@@ -221,16 +224,16 @@ def test_a_file_that_changes_while_its_blocks_are_read(
     """No block of it is written that was not hashed as it was read."""
     image = built_image(tmp_path, "raw")
 
-    def changing(descriptor: int, size: int, number: int) -> bytes:
-        piece = real(descriptor, size, number)
+    def changing(descriptor: int, buffers: list[memoryview], place: int) -> int:
+        count = real(descriptor, buffers, place)
         image.write_bytes(os.urandom(len(OLD) // 2))
-        return piece
+        return count
 
-    real = os.pread
+    real = os.preadv
     named = Elsewhere(files=(image,))
     with TemplateCache(tmp_path / "own", elsewhere=named) as own, FaultServer([site.reply]) as server:
         own.open()
-        monkeypatch.setattr(os, "pread", changing)
+        monkeypatch.setattr(os, "preadv", changing)
         take(own, site.at(server.url))
 
 
@@ -389,7 +392,7 @@ def test_answers_that_break_off_are_asked_for_again(cache: TemplateCache, old: P
 
 
 def test_what_was_fetched_is_not_fetched_again(cache: TemplateCache, old: Path, site: Site) -> None:
-    spans = spans_of([block for block in site.blocks if block.number in (0, 7, 14, 21, 28)])
+    spans = [*spans_of(block for block in site.blocks if block.number in (0, 7, 14, 21, 28))]
     given: list[bytes] = []
 
     def dying(head: bytes) -> bytes:
@@ -446,6 +449,74 @@ def test_offline_nothing_is_asked(cache: TemplateCache, old: Path, site: Site) -
         cache.get_disk(site.at("http://nowhere.invalid"), OfflineFetcher(fetcher()))
 
 
+def shared_copy(source: int, destination: int) -> bool:
+    """Do what a filesystem with shared extents does."""
+    copy_descriptor(source, destination)
+    return True
+
+
+def test_a_clone_of_an_older_disk_is_proved(
+    cache: TemplateCache, old: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks that have zeros in the new disk become holes, whatever the clone holds."""
+    old.chmod(0o600)
+    with old.open("r+b") as file:
+        file.seek(3 * BLOCK)
+        file.write(os.urandom(2 * BLOCK))
+        file.seek(0, os.SEEK_END)
+        file.write(os.urandom(BLOCK))
+    monkeypatch.setattr(assemble, "clone", shared_copy)
+    monkeypatch.delattr(assemble, "hashed_blocks")  # the cloned disk is not read again
+    with FaultServer([site.reply]) as server:
+        take(cache, site.at(server.url))
+        path = cache.unpacked_disk(site.at(server.url).entry)
+    assert site.frame_bytes < 7 * BLOCK + 1024
+    assert path is not None
+    assert path.stat().st_blocks * 512 <= len(NEW) - 6 * BLOCK
+
+
+def test_a_clone_whose_blocks_have_all_moved(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "moved"
+    image.write_bytes(os.urandom(BLOCK) + NEW)
+    monkeypatch.setattr(assemble, "clone", shared_copy)
+    named = Elsewhere(files=(image,))
+    with TemplateCache(tmp_path / "own", elsewhere=named) as own, FaultServer([site.reply]) as server:
+        own.open()
+        take(own, site.at(server.url))
+    assert site.asked == ["d.blocklist"]
+
+
+def why_whole(cache: TemplateCache, selection: Selection) -> str:
+    foreseen = cache.foresee_update(selection, fetcher())
+    assert foreseen is not None
+    assert foreseen.blocks is None
+    return foreseen.reason
+
+
+def test_a_plan_says_why_the_whole_file_is_fetched(
+    cache: TemplateCache, old: Path, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Site(tmp_path / "other", disk(seed=1))
+    with FaultServer([with_fault(site, only_whole_files)]) as server, FaultServer([other.reply]) as second:
+        selection = site.at(server.url)
+        entry = selection.entry
+        assert "parts" in why_whole(cache, selection)
+        assert why_whole(cache, replace(selection, entry=replace(entry, format="qcow2"))).startswith(
+            "only raw"
+        )
+        assert why_whole(cache, other.at(second.url)).startswith("no disk here has")
+        site.files["d.blocklist"] = b"x"
+        assert why_whole(cache, site.at(server.url)).startswith("the list of its blocks")
+        no_list = replace(selection, entry=replace(entry, blocks=None))
+        assert why_whole(cache, no_list) == "its source offers no list of its blocks"
+        unknown = replace(selection, entry=replace(entry, os_version="other"))
+        assert cache.foresee_update(unknown, fetcher()) is None
+        monkeypatch.setenv("PATH", "/nonexistent")
+        assert why_whole(cache, selection) == "zstd is not installed"
+
+
 def test_a_partial_file_of_something_else_is_started_again(
     cache: TemplateCache, old: Path, site: Site
 ) -> None:
@@ -467,7 +538,7 @@ BLOCKS = st.lists(st.tuples(st.integers(1, BLOCK + 1024), st.integers(0, 40_000)
 
 @given(BLOCKS)
 def test_requests_have_all_blocks_and_small_gaps(blocks: list[Block]) -> None:
-    spans = spans_of(blocks)
+    spans = [*spans_of(blocks)]
     assert [block for span in spans for block in span.blocks] == blocks
     for span in spans:
         assert span.end - span.start <= max(LARGEST, span.blocks[0].length)

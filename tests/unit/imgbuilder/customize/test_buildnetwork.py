@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.catalog.sourcefiles import _proxy
-from imgbuilder.customize.network import check_network, first_apt_host, guest_proxies, seen_from_guest
+from imgbuilder.customize.buildnetwork import check_network, first_apt_host, guest_proxies, seen_from_guest
 from imgbuilder.errors import FetchError, OperationError, UsageError
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import SYSTEM_PROXY, Download

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from imgbuilder.cache.elsewhere import Peers
 from imgbuilder.cache.supply import Frame, Supply
 from imgbuilder.cache.unpack import FrameError, check_frames
 from imgbuilder.catalog.catalog import Selection
-from imgbuilder.disk.blocks import compare, find_blocks
+from imgbuilder.disk.blocks import Wanted, compare
 from imgbuilder.errors import (
     DigestMismatchError,
     FetchError,
@@ -34,9 +35,10 @@ from imgbuilder.events import Progress, ProgressEnd, Reporter, debug, warn
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, NO_PROXY, Download, Fetcher
 from imgbuilder.fetch.urls import local_path, template_url
 from imgbuilder.host import process
+from imgbuilder.host.hashing import hash_stream, hashed_blocks
+from imgbuilder.host.sparse import WriteBehind, clear, clone, write_at
 from imgbuilder.sizes import human_size
-from imgindex.blocklist import Block, BlockList, parse_blocklist
-from imgindex.model import FurtherFile
+from imgindex.blocklist import Block, BlockList, FileBytes, parse_blocklist
 
 T = TypeVar("T")
 
@@ -48,33 +50,59 @@ _MEMORY = "--memory=16MiB"
 """Memory for a window of the decompressor; that of a frame is at most as large as a block."""
 
 
-def blocks_of(selection: Selection) -> FurtherFile | None:
-    """Return the block list that can be used for a template; None for a local source, which needs none."""
-    entry = selection.entry
-    if entry.format != "raw" or local_path(selection.url) is not None:
-        return None
-    return entry.blocks
+def obstacle_to_blocks(selection: Selection) -> str | None:
+    """Return why no blocks of a template can be fetched; None if that may be tried."""
+    if local_path(selection.url) is not None:
+        return "its source is on this machine"
+    if selection.entry.format != "raw":
+        return "only raw disks are updated by blocks"
+    if selection.entry.blocks is None:
+        return "its source offers no list of its blocks"
+    return None
 
 
-def fetch_list(selection: Selection, fetcher: Fetcher, on_event: Reporter) -> BlockList | None:
-    """Fetch the block list of a template; None if it cannot be had, and the whole file is to be fetched."""
+@dataclass(frozen=True)
+class Foreseen:
+    """The bytes that an update would fetch.
+
+    Attributes:
+        whole: Bytes of the smallest file that has the whole disk.
+        blocks: Bytes of the blocks that no disk here has; None if the whole file is fetched.
+        reason: The reason for that.
+    """
+
+    whole: int
+    blocks: int | None
+    reason: str = ""
+
+
+def fetch_list(
+    selection: Selection, fetcher: Fetcher, place: BinaryIO, on_event: Reporter
+) -> BlockList | None:
+    """Fetch the block list of a template; None if it cannot be had, and the whole file is to be fetched.
+
+    ``place`` is an empty file, open for reading and writing. The list reads from it: a long one has 17 MB.
+    """
     file, entry, source = selection.entry.blocks, selection.entry, selection.source
-    assert file is not None, "blocks_of() comes first"
+    assert file is not None, "obstacle_to_blocks() comes first"
     assert entry.compressed_size is not None, "a further file has a size"
     for uri in source.addresses:
-        url, body = template_url(uri, file.file), io.BytesIO()
+        url = template_url(uri, file.file)
+        place.seek(0)
+        place.truncate()
         try:
             fetcher.fetch(
                 Download(
-                    url, body, limit=file.compressed_size, expected=file.compressed_size,
+                    url, place, limit=file.compressed_size, expected=file.compressed_size,
                     proxy=source.proxy, digest_known=True,
                 )
             )  # fmt: skip
-            data = body.getvalue()
-            if hashlib.sha512(data).hexdigest() != file.sha512:
+            place.seek(0)
+            if hash_stream(place) != file.sha512:
                 raise DigestMismatchError(
                     f"{url}: this is not the block list that the index names", hint=BETWEEN_TWO_VERSIONS
                 )
+            data = FileBytes(place.fileno(), file.compressed_size)
             return parse_blocklist(data, size=entry.size, packed=entry.compressed_size, where=url)
         except PybuilderError as error:
             say = warn if isinstance(error, DigestMismatchError) else debug
@@ -116,13 +144,16 @@ class Update:
         Raises:
             FetchError: No server answers. What was written so far makes the next try shorter.
         """
-        missing = self._resume(target)
+        cloned = self._clone(target, seeds)
+        missing = self._compare(target)
+        if cloned and not self._is_too_much(missing.packed):
+            seeds = seeds[1:]  # what it has is in place
         for seed in seeds:
-            missing = self._copy(seed, target, missing)
+            self._copy(seed, target, missing)
         if self.peers is not None and missing:
-            missing = self._ask_peers(self.peers, target, missing)
-        needed = _packed(missing)
-        if needed > self.whole * _WORTHWHILE:
+            self._ask_peers(self.peers, target, missing)
+        needed = missing.packed
+        if self._is_too_much(needed):
             debug(self.on_event, f"{human_size(needed)} of blocks are missing: the whole file is fetched")
             return False
         what = f"{human_size(needed)} of {human_size(self.whole)}"
@@ -139,41 +170,72 @@ class Update:
             return False
         return True
 
-    def needed(self, seeds: Sequence[int]) -> int | None:
-        """Return the bytes of blocks that no seed has; None if the whole file should be fetched."""
-        missing = list(self.blocks)
+    def foresee(self, seeds: Sequence[int]) -> Foreseen:
+        """Return what ``fill`` would fetch."""
+        missing = Wanted(self.blocks)
         for seed in seeds:
-            missing = self._copy(seed, None, missing)
-        size = _packed(missing)
-        return size if size <= self.whole * _WORTHWHILE else None
+            self._copy(seed, None, missing)
+        needed = missing.packed
+        if self._is_too_much(needed):
+            return Foreseen(self.whole, None, f"no disk here has {human_size(needed)} of its blocks")
+        for block in itertools.islice(missing, 1):
+            try:
+                self._try_ranges(block)
+            except FetchError as error:
+                return Foreseen(self.whole, None, f"no blocks can be fetched: {error.message}")
+        return Foreseen(self.whole, needed)
 
-    def _resume(self, target: int) -> list[Block]:
-        """Return the blocks that an unfinished file does not have."""
+    def _is_too_much(self, needed: int) -> bool:
+        return needed > self.whole * _WORTHWHILE
+
+    def _try_ranges(self, block: Block) -> None:
+        """Request a byte of the zstd file."""
+        size, source = self.blocks.packed, self.selection.source
+        span = (block.offset, block.offset + 1)
+        self.fetcher.fetch(
+            Download(
+                self.selection.url, io.BytesIO(), limit=size, expected=size, proxy=source.proxy,
+                digest_known=True, span=span,
+            )
+        )  # fmt: skip
+
+    def _clone(self, target: int, seeds: Sequence[int]) -> bool:
+        """Let an empty file share the extents of the first seed, if the filesystem can do that."""
+        if not seeds or os.fstat(target).st_size:
+            return False
+        try:
+            return clone(seeds[0], target)
+        except OSError as error:
+            debug(self.on_event, f"an older disk cannot be cloned: {error.strerror}")
+            return False
+
+    def _compare(self, target: int) -> Wanted:
+        """Return the blocks that a file does not have; what it has where the disk has zeros is removed."""
+        size = self.blocks.size
+        os.ftruncate(target, size)
         found = compare(target, self.blocks)
-        if found.stray:  # of another disk
-            os.ftruncate(target, 0)
-            found = compare(target, self.blocks)
-        os.ftruncate(target, self.blocks.size)
+        for number in found.stray:
+            start = number * self.blocks.block_size
+            clear(target, start, start + self.blocks.length_of(number))
         return found.missing
 
-    def _copy(self, seed: int, target: int | None, missing: list[Block]) -> list[Block]:
-        """Copy what a seed has of the missing blocks, to nowhere for None; return the rest."""
-        if not missing:
-            return missing
-        label = f"Comparing {self.selection.entry.os_version}"
-        wanted: dict[bytes, list[Block]] = {}
-        for block in missing:
-            wanted.setdefault(block.digest, []).append(block)
-        found = find_blocks(seed, self.blocks.block_size, wanted)
+    def _copy(self, seed: int, target: int | None, missing: Wanted) -> None:
+        """Copy what a seed has of the missing blocks, to nowhere for None, and take them off."""
+        label, size = f"Comparing {self.selection.entry.os_version}", self.blocks.block_size
+        pieces = hashed_blocks(seed, size, os.fstat(seed).st_size)
+        behind = None if target is None else WriteBehind(target)
         try:
-            for number, digest, piece in self._while_readable(found):
-                for block in wanted.pop(digest):
+            for number, digest, piece in self._while_readable(pieces):
+                for block in missing.take(digest, len(piece)):
                     if target is not None:
                         self._write(target, block, piece)
-                self.on_event(Progress(label, number * self.blocks.block_size, self.blocks.size))
+                if behind is not None:  # most blocks have the same place in both
+                    behind.reached(number * size)
+                self.on_event(Progress(label, number * size, self.blocks.size))
+                if not missing:
+                    break
         finally:
             self.on_event(ProgressEnd())
-        return sorted(block for rest in wanted.values() for block in rest)
 
     def _while_readable(self, found: Iterator[T]) -> Iterator[T]:
         """Stop at an error of the disk that is read; those of the disk that is written are not caught."""
@@ -182,42 +244,41 @@ class Update:
         except OSError as error:
             debug(self.on_event, f"an older disk cannot be read: {error.strerror}")
 
-    def _ask_peers(self, peers: Peers, target: int, missing: Sequence[Block]) -> list[Block]:
-        """Write the blocks that neighbours send; return the rest.
+    def _ask_peers(self, peers: Peers, target: int, missing: Wanted) -> None:
+        """Write the blocks that neighbours send, and take them off.
 
         A block of an unpacked disk is a frame that is packed by nothing, with the same digest.
         """
-        size, entry = self.blocks.block_size, self.selection.entry
-        left, label = {block.number: block for block in missing}, f"{entry.os_version} from neighbours"
+        size, entry, count = self.blocks.block_size, self.selection.entry, len(missing)
+        label = f"{entry.os_version} from neighbours"
         supply = Supply(
             peers.addresses(f"disks/{entry.sha512}.raw"), self.blocks.size, NO_PROXY, peers.fetcher,
             self.on_event, instead="this neighbour is asked no more", tries=1, seconds=_PATIENCE,
             usual=(NoRangesError, FileMissingError),
         )  # fmt: skip
-        plain = [
+        plain = (
             block._replace(
                 length=self.blocks.length_of(block.number),
                 offset=block.number * size,
                 packed_digest=block.digest[:16],
             )
             for block in missing
-        ]
+        )
         try:
             for frames in supply.fetch(plain):
                 for frame in frames:
                     if hashlib.sha256(frame.data).digest() == frame.block.digest:
                         self._write(target, frame.block, frame.data)
-                        del left[frame.block.number]
-                self.on_event(Progress(label, len(missing) - len(left), len(missing)))
+                        missing.drop_number(frame.block.number)
+                self.on_event(Progress(label, count - len(missing), count))
         except (FetchError, DigestMismatchError) as error:
             say = debug if isinstance(error, supply.usual) else warn
             say(self.on_event, f"{error.message}; {supply.instead}")
         finally:
             self.on_event(ProgressEnd())
-        debug(self.on_event, f"neighbours sent {len(missing) - len(left)} of {len(missing)} blocks")
-        return list(left.values())
+        debug(self.on_event, f"neighbours sent {count - len(missing)} of {count} blocks")
 
-    def _fetch(self, missing: Sequence[Block], needed: int, target: int) -> None:
+    def _fetch(self, missing: Wanted, needed: int, target: int) -> None:
         entry, source = self.selection.entry, self.selection.source
         urls = [template_url(uri, entry.file) for uri in source.addresses]
         supply = Supply(urls, self.blocks.packed, source.proxy, self.fetcher, self.on_event)
@@ -267,13 +328,5 @@ class Update:
             hint="tell the publisher of this source",
         )
 
-    def _write(self, target: int, block: Block, piece: bytes) -> None:
-        at, rest = block.number * self.blocks.block_size, memoryview(piece)
-        while rest:
-            written = os.pwrite(target, rest, at)
-            at, rest = at + written, rest[written:]
-
-
-def _packed(blocks: Sequence[Block]) -> int:
-    """Return the bytes of the frames of blocks."""
-    return sum(block.length for block in blocks)
+    def _write(self, target: int, block: Block, piece: bytes | memoryview) -> None:
+        write_at(target, piece, block.number * self.blocks.block_size)
