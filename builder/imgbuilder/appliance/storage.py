@@ -51,48 +51,61 @@ class ScsiAddress:
     name: str
 
 
+_AWAIT = """
+await() {
+  condition=$1
+  number=0
+  until eval "$condition"; do
+    number=$((number + 1))
+    if [ $number -gt 6000 ]; then echo "still not so after a minute: $*" >&2; exit 1; fi
+    sleep 0.01
+  done
+}
+"""
+"""A shell function that awaits a condition: a busy host makes the kernel slow, or its clock fast."""
+
+
 def hide_script(positions: Sequence[int]) -> str:
     """Return the script that makes the appliance's kernel forget disks and prints their addresses.
 
     Args:
         positions: Their positions among the appliance's disks, from 0: the numbers of the SCSI targets.
     """
-    numbers = " ".join(map(str, positions))
-    return f"""{_LAYERS_DOWN}
-set -e
-for number in {numbers}; do
-  set -- /sys/bus/scsi/devices/*:0:$number:0/block/sd*
-  [ $# = 1 ]
-  [ -d "$1" ]
-  path=${{1%/block/*}}
-  echo "place $(basename "$path" | tr : ' ') ${{1##*/}}"
-  echo 1 >"$path/delete"
-done
-udevadm settle
-for number in {numbers}; do
-  for path in /sys/bus/scsi/devices/*:0:$number:0; do [ ! -e "$path" ]; done
-done
-set +e
-{_LAYERS_UP}
-udevadm settle
-true
-"""
+    steps = [
+        f"""await 'set -- /sys/bus/scsi/devices/*:0:{number}:0/block/sd*; [ $# = 1 ] && [ -d "$1" ]'
+set -- /sys/bus/scsi/devices/*:0:{number}:0/block/sd*
+path=${{1%/block/*}}
+echo "place $(basename "$path" | tr : ' ') ${{1##*/}}"
+echo 1 >$path/delete"""
+        for number in positions
+    ]
+    gone = [f"await 'set -- /sys/bus/scsi/devices/*:0:{number}:0; [ ! -e \"$1\" ]'" for number in positions]
+    return "\n".join(
+        [_LAYERS_DOWN, _AWAIT, "set -e", *steps, *gone, "set +e", _LAYERS_UP, "udevadm settle", "true"]
+    )
 
 
 def show_script(places: Sequence[ScsiAddress]) -> str:
     """Return the script that makes the kernel find disks again, under the same names."""
     # One by one in the order of names: the kernel assigns the first free name. It makes the device some time
-    # after the scan, and the node in /dev last.
+    # after the scan, and the node in /dev last. A name is free some time after its last user has gone; a disk
+    # that came back too early, under another name, goes again.
     ordered = sorted(places, key=lambda place: (len(place.name), place.name))
     steps = [
-        f"""echo '{place.address}' >/sys/class/scsi_host/host{place.host}/scan
-number=0
-until [ -b '/dev/{place.name}' ]; do number=$((number + 1)); [ $number -le 1000 ]; sleep 0.01; done
-udevadm settle
-[ -d '/sys/bus/scsi/devices/{place.host}:{place.address.replace(" ", ":")}/block/{place.name}' ]"""
+        f"""device=/sys/bus/scsi/devices/{place.host}:{place.address.replace(" ", ":")}
+back() {{
+  if [ -d $device/block/{place.name} ]; then [ -b /dev/{place.name} ]; return; fi
+  if [ ! -e $device ]; then echo '{place.address}' >/sys/class/scsi_host/host{place.host}/scan; fi
+  set -- $device/block/sd*
+  if [ -d "$1" ] && [ ! -d $device/block/{place.name} ]; then echo 1 >$device/delete; fi
+  false
+}}
+await back $device {place.name}
+"""
         for place in ordered
     ]
-    return "\n".join(["set -e", *steps, "set +e", _LAYERS_UP, "udevadm settle", "true"])
+    up = ["set +e", "udevadm settle", _LAYERS_UP, "udevadm settle", "true"]
+    return "\n".join([_AWAIT, "set -e", *steps, *up])
 
 
 def read_places(text: str, number: int) -> list[ScsiAddress]:

@@ -57,15 +57,17 @@ class Kernel:
         self.dev.mkdir()
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script; udevadm settle does the kernel's part when disks go, and the time when they come."""
-        settle = (
-            f'udevadm() {{ for file in {self.devices}/*/delete; do [ ! -e "$file" ] || '
-            'rm -r "${file%/delete}"; done; }\n'
-            "lvm() { :; }; mdadm() { :; }; btrfs() { :; }; ldmtool() { :; }\n"
-            f'sleep() {{ for disk in {self.devices}/*/block/*; do : >"{self.dev}/${{disk##*/}}"; done; }}\n'
+        """Run a script; the kernel's part, when disks go and come, is done whenever the script sleeps."""
+        kernel = (
+            "udevadm() { :; }; lvm() { :; }; mdadm() { :; }; btrfs() { :; }; ldmtool() { :; }\n"
+            f'sleep() {{ for file in {self.devices}/*/delete; do [ ! -e "$file" ] || '
+            'rm -r "${file%/delete}"; done; '
+            f"if [ -e {self.sys}/free ]; then mkdir -p {self.devices}/2:0:1:0/block/sdb; fi; "
+            f'for disk in {self.devices}/*/block/*; do : >"{self.dev}/${{disk##*/}}"; done; }}\n'
         )
-        script = script.replace("/sys/", f"{self.sys}/").replace("-b '/dev/", f"-e '{self.dev}/")
-        return subprocess.run(["sh", "-c", settle + script], capture_output=True, text=True, check=False)
+        script = script.replace("/sys/", f"{self.sys}/").replace("-b /dev/", f"-e {self.dev}/")
+        script = script.replace("-gt 6000", "-gt 20")
+        return subprocess.run(["sh", "-c", kernel + script], capture_output=True, text=True, check=False)
 
 
 def test_disks_are_hidden_by_their_place_whatever_the_kernel_calls_them(tmp_path: Path) -> None:
@@ -84,6 +86,7 @@ def test_a_disk_that_is_not_found_is_an_error(names: dict[int, str], tmp_path: P
         (kernel.devices / "2:0:1:0/delete").mkdir()
     done = kernel.run(hide_script([1]))
     assert done.returncode != 0
+    assert "2:0:1:0" in done.stderr or ":0:1:0" in done.stderr, "the message says what was not so"
 
 
 def test_disks_come_back_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -91,13 +94,26 @@ def test_disks_come_back_in_the_order_of_their_names(tmp_path: Path) -> None:
     places = [ScsiAddress("2", "0 1 0", "sdaa"), ScsiAddress("2", "0 2 0", "sdb")]
     script = show_script(places)
     assert script.index("0 2 0") < script.index("0 1 0")
-    assert kernel.run(script).returncode != 0, "none came"
+    none = kernel.run(script)
+    assert none.returncode != 0
+    assert "2:0:2:0 sdb" in none.stderr, "the message says which did not come"
+    assert (kernel.sys / "class/scsi_host/host2/scan").read_text() == "0 2 0\n"
     for target, name in ((1, "sdaa"), (2, "sdb")):
         (kernel.devices / f"2:0:{target}:0/block" / name).mkdir(parents=True)
     done = kernel.run(script)
     assert done.returncode == 0, done.stderr
-    assert (kernel.sys / "class/scsi_host/host2/scan").read_text() == "0 1 0\n"
     assert (kernel.dev / "sdaa").exists(), "the guest's commands find it"
+
+
+def test_a_disk_whose_name_is_still_taken_goes_again(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, {0: "sda", 1: "sdc"})
+    script = show_script([ScsiAddress("2", "0 1 0", "sdb")])
+    assert kernel.run(script).returncode != 0, "the name is never free"
+    (kernel.devices / "2:0:1:0/block/sdc").mkdir(parents=True)
+    (kernel.sys / "free").touch()
+    done = kernel.run(script)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (kernel.devices / "2:0:1:0/block").iterdir()] == ["sdb"]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +135,8 @@ class Worker:
         if self.fails:
             raise GuestCallError("sh: no")
         script = args[1][0]
-        self.asked.append("hide" if "delete" in script else "show")
-        return "place 2 0 1 0 sdb\n" if "delete" in script else ""
+        self.asked.append("show" if "/scan" in script else "hide")
+        return "" if "/scan" in script else "place 2 0 1 0 sdb\n"
 
 
 def test_the_appliance_hides_and_shows_only_attached_disks(tmp_path: Path) -> None:
