@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import requests
 
 
 @contextmanager
@@ -17,7 +18,10 @@ def s3_server() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        url = f"http://{host}:{port}"
+        # All servers of a process have the same buckets: those of earlier tests go.
+        requests.post(f"{url}/moto-api/reset", timeout=30).raise_for_status()
+        yield url
     finally:
         server.stop()
 
