@@ -80,10 +80,10 @@ def test_every_kind_of_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_hashes_that_ask_for_too_much_or_are_none(hashed: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     (account,) = judge_passwords((Hashed("ann", hashed),), "word")
     assert account.password is PasswordState.UNTRIED
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_tries_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
