@@ -37,6 +37,7 @@ from imgbuilder.appliance.instant.program import (
 from imgbuilder.errors import UsageError
 from imgbuilder.host import paths
 from imgbuilder.host.locks import LOCK_NAME, Marker, mark_folder, read_marker
+from imgbuilder.host.text import one_line
 from imgbuilder.sizes import human_size
 from imgindex.files import make_folder, sync_folder, temporary_file
 
@@ -154,7 +155,7 @@ class StateStore:
     def give_up(self, key: str, why: str, *, seconds: float = RETRY_AFTER) -> None:
         """Record that no state can be made for a machine, so that the builds of the next time do not try."""
         with temporary_file(self.root) as (descriptor, temporary):
-            os.write(descriptor, f"{why[:400]}\n".encode())
+            os.write(descriptor, f"{one_line(why, 400)}\n".encode())
             moment = time.time() - RETRY_AFTER + seconds  # a mark counts by its age
             os.utime(temporary, (moment, moment))
             temporary.replace(self.root / f"{key}{GIVEN_UP}")

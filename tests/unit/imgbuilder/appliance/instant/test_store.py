@@ -235,5 +235,5 @@ def test_lock_is_released(store: StateStore) -> None:
 
 
 def test_marks_are_named_after_states(store: StateStore) -> None:
-    store.give_up(name(3), "why")
-    assert (store.root / f"{name(3)}{GIVEN_UP}").read_text() == "why\n"
+    store.give_up(name(3), "the drive a\nb\udc80 is not known")
+    assert (store.root / f"{name(3)}{GIVEN_UP}").read_text() == "the drive a b is not known\n"
