@@ -171,7 +171,7 @@ def _extract(path: Path, names: Sequence[str], folder: Path) -> None:
     patterns = "".join(re.sub(r"([\\*?\[\]])", r"\\\1", name) + "\0" for name in names)
     try:
         process.run(
-            [_READER, "-xf", str(path), "-C", str(folder), "--no-same-owner", "--null", "-T", "/dev/stdin"],
+            [_READER, "-xf", str(path), "-C", str(folder), "--no-same-owner", "--null", "-T", process.STDIN],
             stdin=patterns.encode(errors="surrogateescape"),
             timeout=_LIMIT,
         )

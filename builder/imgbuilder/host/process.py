@@ -31,6 +31,9 @@ PIPE = subprocess.PIPE
 Popen = subprocess.Popen
 """A running program; for annotations elsewhere, since only this module starts programs."""
 
+STDIN = "/proc/self/fd/0"
+"""The path by which a program reads its standard input as a file: a minimal container has no /dev/stdin."""
+
 _STDERR_TAIL = 4096
 """Bytes of a failed program's output that an error quotes."""
 

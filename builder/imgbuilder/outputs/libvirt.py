@@ -169,7 +169,7 @@ class LibvirtPool:
         own = urlsplit(self._virsh("uri").strip()).path == "/session"  # a user's libvirt has no networks
         setting = Setting(self._pool, "" if own else domain.network, domain.mac, uuid)
         text = libvirt_xml(machine, kvm=self._has_kvm(image.arch), setting=setting)
-        self._virsh("define", "/dev/stdin", stdin=text)
+        self._virsh("define", process.STDIN, stdin=text)
         if domain.start:
             on_event(Step(f"Starting the machine {domain.name}"))
             self._virsh("start", domain.name)
