@@ -145,14 +145,19 @@ class LibvirtPool:
         assert working is not None
         size = str(partition.virtual_size(image.path, working))
         words = ["--sparse"] if working is DiskFormat.RAW else []  # a qcow2 file has hardly any holes
-        self._virsh("vol-create-as", self._pool, name, size, "--allocation", "0", "--format", working.value)
+        options = ("--allocation", "0", "--format", working.value)
+        created = False  # one that exists already, made by somebody else meanwhile, is not ours to delete
         try:
+            with uninterrupted():
+                self._virsh("vol-create-as", self._pool, name, size, *options)
+                created = True
             file = str(image.path.absolute())
             self._virsh("vol-upload", name, file, "--pool", self._pool, *words, patience=None)
             yield
         except BaseException:
-            with uninterrupted(), contextlib.suppress(PybuilderError):  # the next run deletes it
-                self._virsh("vol-delete", name, "--pool", self._pool)
+            if created:
+                with uninterrupted(), contextlib.suppress(PybuilderError):  # the next run deletes it
+                    self._virsh("vol-delete", name, "--pool", self._pool)
             raise
 
     def _define(self, image: Image, domain: Domain, volume: str, on_event: Reporter) -> None:

@@ -160,21 +160,23 @@ def test_an_upload_that_breaks_off_leaves_nothing(
         assert records(path) == dict.fromkeys(("h1", "h2"), (False, message, ""))
         assert libvirt.volumes() == {"h1.img"}
         assert (libvirt.pool / "h1.img").read_bytes() == disk("disk one"), "the old one is still there"
-        # Killed, with all that it had started, in the middle of an upload: the next run knows its own.
-        script.write_text(
-            f'#!/bin/sh\ncase "$*" in *vol-upload*) {virsh} "$@"; echo up >{go}; sleep 100;; esac\n'
-            f'exec {virsh} "$@"\n'
-        )
-        with coordinator(path) as process:
-            assert go.read_text().startswith("up\n")
-            children = psutil.Process(process.pid).children(recursive=True)
-            process.kill()
-            _gone, alive = psutil.wait_procs(children, timeout=60)
-            assert alive == []
-            # The processes of the hosts end with it, and remove what they have begun.
-            assert libvirt.volumes() == {"h1.img"}
-            assert list((tmp_path / "tmp").iterdir()) == []
-        assert process.wait() == -signal.SIGKILL
+        # Killed, with all that it had started, in the middle of an upload, or when a volume was just made.
+        for moment, seconds in (("vol-upload", 100), ("vol-create-as", 1)):
+            script.write_text(
+                f'#!/bin/sh\ncase "$*" in *{moment}*) {virsh} "$@"; exec 3<>{go}; echo up >&3; '
+                f'sleep {seconds}; exit 0;; esac\nexec {virsh} "$@"\n'
+            )
+            with coordinator(path) as process:
+                with go.open() as said:
+                    assert said.readline() == "up\n"
+                    children = psutil.Process(process.pid).children(recursive=True)
+                    process.kill()
+                    _gone, alive = psutil.wait_procs(children, timeout=60)
+                    assert alive == []
+                # The processes of the hosts end with it, and remove what they have begun.
+                assert libvirt.volumes() == {"h1.img"}
+                assert list((tmp_path / "tmp").iterdir()) == []
+            assert process.wait() == -signal.SIGKILL
     build(path)
     assert records(path) == {"h1": (True, "", ""), "h2": (True, "", "")}
     assert libvirt.volumes() == {"h1.img", "h2.img"}
