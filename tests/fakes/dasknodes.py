@@ -77,7 +77,7 @@ class DaskNodes:
         for name in names:
             self._start(name, self.address, "--nworkers", "1", "--nthreads", str(threads), "--name", name,
                         "--local-directory", str(self._folder / name), *preload)  # fmt: skip
-        for name in names:
+            # One after the other: of two that come at the same moment, Dask may close a connection at once.
             _wait_for(partial(self._is_registered, name), self.log(name))
 
     def _is_registered(self, name: str) -> bool:
