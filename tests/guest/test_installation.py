@@ -259,7 +259,9 @@ def test_checkout(folder: Path, suite: str) -> None:
     system.run_until(boot, "login:", user="person", seconds=1200)
 
     install("setup")
-    system.run("cd ~/checkout && make setup && .venv/bin/pytest -q -n 2 --dist loadfile tests/unit", user="person")
+    system.run(
+        "cd ~/checkout && make setup && .venv/bin/pytest -q -n 2 --dist loadfile tests/unit", user="person"
+    )
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:

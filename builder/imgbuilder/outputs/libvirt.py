@@ -146,7 +146,7 @@ class LibvirtPool:
         size = str(partition.virtual_size(image.path, working))
         words = ["--sparse"] if working is DiskFormat.RAW else []  # a qcow2 file has hardly any holes
         options = ("--allocation", "0", "--format", working.value)
-        created = False  # one that exists already, made by somebody else meanwhile, is not ours to delete
+        created = False  # one that another process has made meanwhile is not ours to delete
         try:
             with uninterrupted():
                 self._virsh("vol-create-as", self._pool, name, size, *options)
